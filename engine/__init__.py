@@ -1,0 +1,18 @@
+"""The engine: token ids in, token ids out. Importing it does not import torch; loading a model does."""
+
+from typing import TYPE_CHECKING
+
+from engine.config import EngineConfig
+
+if TYPE_CHECKING:
+    from engine.async_engine import AsyncEngine
+    from engine.loading import LoadProgress
+
+__all__ = ["EngineConfig", "load_engine"]
+
+
+def load_engine(config: EngineConfig, progress: "LoadProgress | None" = None) -> "AsyncEngine":
+    """Load a model and make the engine that serves it; see `engine.loading.load_engine`."""
+    from engine.loading import load_engine as load
+
+    return load(config, progress)

@@ -1,0 +1,288 @@
+"""`AsyncEngine`: the asyncio loop around the core, and the engine's side of the boundary.
+
+One task schedules, hands the plan to one worker thread, and enters the results; while the thread computes, the event
+loop serves. Only this task and calls on the same event loop touch core, scheduler and cache, so there are no locks.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from engine.client import EngineHealth, EngineInfo, EngineStats, StepStats, TokenStream
+from engine.core import EngineCore
+from engine.errors import InvariantViolation, Overloaded
+from engine.plan import Executor, StepPlan, StepResult
+from engine.scheduler.sequence import Sequence
+from engine.types import FinishReason, GenerationRequest, TokenOutput
+
+logger = logging.getLogger(__name__)
+
+STALL_SECONDS = 120.0
+DEFAULT_RETRY_SECONDS = 2.0
+
+
+class AsyncEngine:
+    """Implements `EngineClient` over a core and an executor."""
+
+    def __init__(
+        self,
+        core: EngineCore,
+        executor: Executor,
+        info: EngineInfo,
+        max_num_queued_reqs: int = 1024,
+        max_num_queued_tokens: int | None = None,
+    ) -> None:
+        self.info = info
+        self._core = core
+        self._executor = executor
+        self._max_num_queued_reqs = max_num_queued_reqs
+        self._max_num_queued_tokens = max_num_queued_tokens
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deltaloop-step")
+        self._outputs: dict[int, asyncio.Queue[TokenOutput | None]] = {}
+        self._sequences: dict[str, list[Sequence]] = {}
+        self._listeners: list[Callable[[StepStats], None]] = []
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+        self._draining = False
+        self._failure: str | None = None
+        self._step_started: float | None = None
+        self._seconds_per_request = DEFAULT_RETRY_SECONDS
+        self._num_preemptions_told = 0
+
+    async def start(self) -> None:
+        """Start the loop. Requests submitted before wait for it."""
+        self._task = asyncio.create_task(self._run(), name="deltaloop-engine")
+
+    # --- the loop -------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                plan = self._core.schedule()
+                if plan is None:
+                    self._idle.set()
+                    self._work.clear()
+                    await self._work.wait()
+                    self._idle.clear()
+                    continue
+                await self._step(plan)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            logger.exception("the engine stopped")
+            self._failure = f"the engine stopped: {error}"
+            self._fail_everything()
+            self._idle.set()
+
+    async def _step(self, plan: StepPlan) -> None:
+        self._step_started = time.monotonic()
+        stats = None
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._worker, self._executor.execute, plan)
+        except InvariantViolation:
+            raise
+        except Exception as error:
+            logger.exception("step %d failed", plan.step)
+            outputs = self._core.fail(f"the computation failed: {type(error).__name__}")
+        else:
+            outputs = self._core.apply(plan, result)
+            stats = self._step_stats(plan, result)
+        finally:
+            self._step_started = None
+        for sequence, output in outputs:
+            self._emit(sequence, output)
+        if stats is not None:
+            self._tell_listeners(stats)
+
+    def _emit(self, sequence: Sequence, output: TokenOutput) -> None:
+        if output.finish_reason is not None:
+            self._forget(sequence)
+            if sequence.admitted is not None:
+                seconds = time.monotonic() - sequence.admitted
+                self._seconds_per_request += 0.2 * (seconds - self._seconds_per_request)
+            queue = self._outputs.pop(sequence.seq_id, None)
+        else:
+            queue = self._outputs.get(sequence.seq_id)
+        if queue is not None:
+            queue.put_nowait(output)
+
+    def _step_stats(self, plan: StepPlan, result: StepResult) -> StepStats:
+        num_generated = sum(len(r.token_ids) for r in result.sequences)
+        told, self._num_preemptions_told = self._num_preemptions_told, self._core.scheduler.num_preemptions
+        return StepStats(
+            num_tokens=plan.num_tokens,
+            num_prompt_tokens=plan.num_tokens - sum(1 for s in plan.sequences if s.sample and s.sample.position),
+            num_generated_tokens=num_generated,
+            num_preemptions=self._num_preemptions_told - told,
+            seconds=result.seconds,
+        )
+
+    def _tell_listeners(self, stats: StepStats) -> None:
+        for listener in self._listeners:
+            try:
+                listener(stats)
+            except Exception:
+                logger.exception("a step listener failed")
+
+    def _fail_everything(self) -> None:
+        for sequences in list(self._sequences.values()):
+            for sequence in list(sequences):
+                self._emit(sequence, TokenOutput((), finish_reason=FinishReason.ERROR, error=self._failure))
+
+    # --- EngineClient ---------------------------------------------------------------------------------------------
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """See `EngineClient.submit`."""
+        self._core.validate(request)
+        self._check_admission(len(request.prompt_ids))
+        sequence = self._core.add(request)
+        queue: asyncio.Queue[TokenOutput | None] = asyncio.Queue()
+        self._outputs[sequence.seq_id] = queue
+        self._sequences.setdefault(request.request_id, []).append(sequence)
+        self._idle.clear()
+        self._work.set()
+        return _Outputs(self, sequence, queue)
+
+    def _check_admission(self, num_prompt_tokens: int) -> None:
+        scheduler = self._core.scheduler
+        if self._failure is not None:
+            raise Overloaded(self._failure, "failed", DEFAULT_RETRY_SECONDS)
+        if self._draining:
+            raise Overloaded("the server is shutting down", "draining", DEFAULT_RETRY_SECONDS)
+        num_waiting = len(scheduler.waiting)
+        if num_waiting >= self._max_num_queued_reqs:
+            raise Overloaded(
+                f"{num_waiting} requests wait already", "max_num_queued_reqs", self._expected_wait(num_waiting)
+            )
+        limit, waiting_tokens = self._max_num_queued_tokens, self._num_waiting_tokens()
+        if limit is not None and num_waiting and waiting_tokens + num_prompt_tokens > limit:
+            raise Overloaded(
+                f"{waiting_tokens} prompt tokens wait already",
+                "max_num_queued_tokens",
+                self._expected_wait(num_waiting),
+            )
+
+    def _expected_wait(self, num_waiting: int) -> float:
+        """Seconds until a place in the line is likely free: recent time per request over the slots it shares."""
+        return max(1.0, self._seconds_per_request / max(1, min(self.info.num_slots, num_waiting)))
+
+    def _num_waiting_tokens(self) -> int:
+        return sum(len(s.tokens) for s in self._core.scheduler.waiting)
+
+    def abort(self, request_id: str) -> bool:
+        """See `EngineClient.abort`."""
+        sequences = list(self._sequences.get(request_id, ()))
+        for sequence in sequences:
+            self._abort(sequence)
+        return bool(sequences)
+
+    def _abort(self, sequence: Sequence) -> None:
+        if self._failure is not None:
+            return
+        output = self._core.abort(sequence)
+        if output is not None:
+            self._emit(sequence, output)
+
+    def _release(self, sequence: Sequence) -> None:
+        """The client no longer listens."""
+        self._outputs.pop(sequence.seq_id, None)
+        self._abort(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        remaining = self._sequences.get(sequence.request.request_id, [])
+        if sequence in remaining:
+            remaining.remove(sequence)
+        if not remaining:
+            self._sequences.pop(sequence.request.request_id, None)
+
+    async def drain(self, timeout_seconds: float) -> bool:
+        """See `EngineClient.drain`."""
+        self._draining = True
+        if self._failure is not None or self._task is None:
+            return not self._sequences
+        if self._idle.is_set():
+            return True
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_seconds)
+        except TimeoutError:
+            for request_id in list(self._sequences):
+                self.abort(request_id)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), STALL_SECONDS)
+            return False
+        return self._failure is None
+
+    async def close(self) -> None:
+        """See `EngineClient.close`."""
+        await self.drain(0.0)
+        stuck = self._step_started is not None
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._failure = self._failure or "the engine was closed"
+        self._fail_everything()
+        self._worker.shutdown(wait=not stuck)
+
+    def stats(self) -> EngineStats:
+        """See `EngineClient.stats`."""
+        scheduler = self._core.scheduler
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_waiting_tokens=self._num_waiting_tokens(),
+            kv_cache_usage=scheduler.cache.usage,
+            num_slots_used=scheduler.cache.num_slots_used,
+            num_blocks_free=scheduler.cache.num_blocks_free,
+        )
+
+    def health(self) -> EngineHealth:
+        """Alive while the loop runs and no step has been under way for two minutes."""
+        reason = self._failure
+        if reason is None and (self._task is None or self._task.done()):
+            reason = "the engine is not running"
+        if reason is None and self._step_started is not None and time.monotonic() - self._step_started > STALL_SECONDS:
+            reason = f"a step has been running for more than {STALL_SECONDS:.0f} seconds"
+        return EngineHealth(alive=reason is None, accepting=reason is None and not self._draining, reason=reason)
+
+    def add_step_listener(self, listener: Callable[[StepStats], None]) -> None:
+        """See `EngineClient.add_step_listener`."""
+        self._listeners.append(listener)
+
+
+class _Outputs:
+    """One sequence's outputs, a `TokenStream`. Unlike a generator it can be closed before it was ever awaited."""
+
+    def __init__(self, engine: AsyncEngine, sequence: Sequence, queue: asyncio.Queue[TokenOutput | None]) -> None:
+        self._engine = engine
+        self._sequence = sequence
+        self._queue = queue
+        self._ended = False
+
+    def __aiter__(self) -> "_Outputs":
+        return self
+
+    async def __anext__(self) -> TokenOutput:
+        if self._ended:
+            raise StopAsyncIteration
+        try:
+            output = await self._queue.get()
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        if output is None:
+            raise StopAsyncIteration
+        if output.finish_reason is not None:
+            await self.aclose()
+        return output
+
+    async def aclose(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._queue.put_nowait(None)  # wakes whoever still waits for an output
+            self._engine._release(self._sequence)

@@ -1,0 +1,1 @@
+"""Cache bookkeeping in plain integers: which blocks and slots are whose."""

@@ -1,0 +1,118 @@
+"""`EngineClient`: the one door between server and engine, and the numbers it shows.
+
+Everything here is torch-free. `engine.async_engine.AsyncEngine` is the implementation; tests use scripted ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.types import GenerationRequest, TokenOutput
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """Facts that do not change while the engine lives.
+
+    `num_slots` is how many sequences can run at once; `num_blocks` × `block_size` tokens of KV cache they share.
+    """
+
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    num_slots: int
+    num_blocks: int
+    block_size: int
+    kv_cache_bytes: int
+    state_slot_bytes: int
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot of the engine. Usages are shares between 0 and 1."""
+
+    num_running: int
+    num_waiting: int
+    num_waiting_tokens: int
+    kv_cache_usage: float
+    num_slots_used: int
+    num_blocks_free: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What one step did, told to every step listener once its results are out.
+
+    Attributes:
+        num_tokens: tokens computed, prompt chunks and decoding together.
+        num_prompt_tokens: of these, tokens of prompts.
+        num_generated_tokens: tokens drawn.
+        num_preemptions: sequences sent back to the waiting line to make room.
+        seconds: wall time of the forward pass.
+    """
+
+    num_tokens: int
+    num_prompt_tokens: int
+    num_generated_tokens: int
+    num_preemptions: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """`alive`: the loop runs. `accepting`: not draining. `reason` says in one sentence what is wrong, if anything."""
+
+    alive: bool
+    accepting: bool
+    reason: str | None = None
+
+
+class TokenStream(Protocol):
+    """The outputs of one submitted request, in order; ends after the one with a finish reason."""
+
+    def __aiter__(self) -> "TokenStream": ...
+
+    async def __anext__(self) -> TokenOutput: ...
+
+    async def aclose(self) -> None:
+        """Stop listening; a sequence that still runs is aborted within one step. May be called at any time."""
+        ...
+
+
+class EngineClient(Protocol):
+    """Submit, abort, drain, look. All calls are made on the event loop's thread."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def submit(self, request: GenerationRequest) -> TokenStream:
+        """Queue a request at once and return its outputs.
+
+        Closing the stream (`aclose`, or cancelling the task that awaits it) aborts the sequence within one step.
+        Raises:
+            RequestError: it can never be served (`ContextOverflow` when the prompt does not fit).
+            Overloaded: the line is full, or the engine is draining or dead.
+        """
+        ...
+
+    def abort(self, request_id: str) -> bool:
+        """End every sequence of this request id with `FinishReason.ABORT`; False when none is known."""
+        ...
+
+    async def drain(self, timeout_seconds: float) -> bool:
+        """Stop admitting, wait for what runs and waits; abort the rest after the timeout. True when all finished."""
+        ...
+
+    async def close(self) -> None:
+        """Abort everything and stop the loop."""
+        ...
+
+    def stats(self) -> EngineStats: ...
+
+    def health(self) -> EngineHealth: ...
+
+    def add_step_listener(self, listener: Callable[[StepStats], None]) -> None:
+        """Call `listener` after each step, on the event loop's thread."""
+        ...

@@ -1,0 +1,45 @@
+"""How an engine is set up: one frozen value, resolved by whoever starts it. Standard library only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "bfloat16", "float32"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of one engine. None means: choose what suits the model and the machine.
+
+    Attributes:
+        model: folder with config.json and *.safetensors.
+        device, dtype: "auto" takes CUDA when there is one, and the dtype the checkpoint names.
+        max_model_len: most tokens of one sequence, prompt and answer.
+        max_num_seqs: most sequences that run at once; each takes a state slot.
+        max_num_batched_tokens: most tokens computed in one step.
+        kv_cache_memory_bytes: memory for KV blocks and state slots together.
+        gpu_memory_utilization: share of the device's memory the engine may fill, CUDA only.
+        threads: compute threads on the CPU.
+        seed: the seed of every request that brings none; None draws a fresh one for each.
+        max_num_queued_reqs, max_num_queued_tokens: bounds of the waiting line.
+        max_inter_token_gap_seconds: while something streams, prompts are read in chunks that keep a step this short.
+        block_size: tokens in a KV block.
+        num_used_tokens: ids from here up have no token; they are never drawn. None: every row of lm_head is a token.
+    """
+
+    model: Path
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    kv_cache_memory_bytes: int | None = None
+    gpu_memory_utilization: float = 0.9
+    threads: int | None = None
+    seed: int | None = None
+    max_num_queued_reqs: int = 1024
+    max_num_queued_tokens: int | None = None
+    max_inter_token_gap_seconds: float = 0.25
+    block_size: int = 64
+    num_used_tokens: int | None = None

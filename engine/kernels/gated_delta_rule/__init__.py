@@ -1,0 +1,1 @@
+"""The recurrence of a DeltaNet layer."""

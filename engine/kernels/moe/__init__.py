@@ -1,0 +1,1 @@
+"""The mixture of experts: routing, and the routed experts' sum."""

@@ -1,0 +1,44 @@
+"""The routed experts in plain torch: each expert computes its rows in tiles, experts add in ascending order."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.kernels.exact import silu, tiles
+
+
+def route(logits: Tensor, top_k: int, normalise: bool) -> tuple[Tensor, Tensor]:
+    """Choose experts: softmax over all, take the top k, optionally make their weights sum to one.
+
+    Shapes: logits fp32 [T, E]; returns weights fp32 [T, k] and expert ids int64 [T, k].
+    """
+    weights, experts = torch.softmax(logits, dim=-1).topk(top_k, dim=-1)
+    if normalise:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights, experts
+
+
+def moe(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Σ over the chosen experts e of weight_e · down_e( silu(gate_e x) ⊙ up_e x ).
+
+    Shapes: x [T, H], weights fp32 [T, k], experts int64 [T, k], gate_up [E, 2I, H] (gate rows first), down [E, H, I];
+    returns fp32 [T, H].
+    """
+    out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for expert in experts.unique().tolist():
+        rows, place = (experts == expert).nonzero(as_tuple=True)
+        out[rows] += weights[rows, place, None] * swiglu(x[rows], gate_up[expert], down[expert])
+    return out
+
+
+def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """down( silu(gate x) ⊙ up x ).
+
+    Shapes: x [T, H], gate_up [2I, H] (gate rows first), down [H, I]; returns fp32 [T, H].
+    """
+    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    for rows, tile in tiles(x):
+        gate, up = F.linear(tile, gate_up).float().chunk(2, dim=-1)
+        hidden = (silu(gate) * up).to(x.dtype)
+        out[rows] = F.linear(hidden, down).float()[: rows.stop - rows.start]
+    return out

@@ -1,0 +1,155 @@
+"""`load_engine`: from settings to an engine that is ready to start. The one place where everything is put together."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from engine.async_engine import AsyncEngine
+from engine.batch import dtype_named
+from engine.client import EngineInfo
+from engine.config import EngineConfig
+from engine.core import CoreLimits, EngineCore
+from engine.errors import LoadError
+from engine.kernels.table import reference_kernels
+from engine.layers.targets import Targets
+from engine.model.config import ModelConfig, read_model_config
+from engine.model.qwen3_next import IGNORED_PREFIXES, Qwen3Next
+from engine.runner.machine import available_memory_bytes, num_cores
+from engine.runner.memory import MemoryNeeds, MemoryPlan, plan_memory
+from engine.runner.runner import Runner
+from engine.runner.storage import Storage
+from engine.weights.loader import load_weights
+from engine.weights.safetensors import SafetensorsCheckpoint
+
+logger = logging.getLogger(__name__)
+
+LoadProgress = Callable[[int, int], None]  # bytes read so far, bytes in all
+
+DEFAULT_NUM_BATCHED_TOKENS = 2048
+CPU_CACHE_SHARE = 0.5  # of the memory that is left once the weights are loaded
+SERVED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> AsyncEngine:
+    """Read the model, plan and allocate its memory, and build the engine.
+
+    Blocks for as long as reading takes. Call `start` on the result inside a running event loop.
+    Raises:
+        LoadError: the model, or the machine, cannot serve with these settings.
+    """
+    device = _device(config)
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads or num_cores())
+    model_config = read_model_config(config.model)
+    dtype = _dtype(config, model_config)
+    model, num_weight_bytes = load_model(config, model_config, dtype, device, progress or (lambda done, total: None))
+    memory = _plan(config, model_config, dtype, device, num_weight_bytes)
+    storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, memory.num_slots, dtype, device)
+    runner = Runner(model, storage, config.block_size, config.num_used_tokens or model_config.vocab_size)
+    limits = _limits(config, model_config, memory)
+    info = _info(limits, model_config, dtype, device)
+    return AsyncEngine(
+        EngineCore(limits, config.seed), runner, info, config.max_num_queued_reqs, config.max_num_queued_tokens
+    )
+
+
+def load_model(
+    config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype, device: torch.device, progress: LoadProgress
+) -> tuple[Qwen3Next, int]:
+    """The model with its weights, and how many bytes these take."""
+    checkpoint = SafetensorsCheckpoint.find(config.model)
+    targets = Targets(dtype, device)
+    model = Qwen3Next.declare(model_config, targets, reference_kernels())
+    done, total = 0, checkpoint.num_bytes
+
+    def report(num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        progress(done, total)
+
+    ignored = IGNORED_PREFIXES + (("lm_head.",) if model_config.tie_word_embeddings else ())
+    try:
+        load_weights(checkpoint.tensors(), targets, lambda name: name.startswith(ignored), report)
+    except LoadError as error:
+        raise LoadError(f"{config.model}: {error}") from None
+    logger.info("kernels: %s", model.kernels.name)
+    return model, sum(t.nbytes for t in targets.tensors.values())
+
+
+def _device(config: EngineConfig) -> torch.device:
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise LoadError(
+            "device cuda: this torch sees no CUDA device; install a CUDA build of torch, or use --device cpu"
+        )
+    return torch.device(config.device)
+
+
+def _dtype(config: EngineConfig, model_config: ModelConfig) -> torch.dtype:
+    name = model_config.dtype if config.dtype == "auto" else config.dtype
+    try:
+        dtype = dtype_named(name)
+    except ValueError as error:
+        raise LoadError(f"dtype: {error}") from None
+    if dtype not in SERVED_DTYPES:
+        raise LoadError(f"dtype {name} is not served; use --dtype bfloat16 or float32")
+    return dtype
+
+
+def _plan(
+    config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype, device: torch.device, num_weight_bytes: int
+) -> MemoryPlan:
+    yarn = model_config.rope.yarn
+    extended = int(yarn.factor * yarn.original_max_position_embeddings) if yarn else 0
+    needs = MemoryNeeds(
+        block_bytes=config.block_size * model_config.kv_bytes_per_token(dtype.itemsize),
+        block_size=config.block_size,
+        slot_bytes=model_config.state_bytes(dtype.itemsize),
+        weights_bytes=num_weight_bytes,
+        model_max_len=max(model_config.max_position_embeddings, extended),
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+    )
+    memory = plan_memory(needs, config.kv_cache_memory_bytes or _budget_bytes(config, device))
+    for note in memory.notes:
+        logger.warning(note)
+    logger.info("memory plan (%s, %s)\n%s", device.type, str(dtype).removeprefix("torch."), memory.table)
+    return memory
+
+
+def _budget_bytes(config: EngineConfig, device: torch.device) -> int:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return int(free - (1.0 - config.gpu_memory_utilization) * total)
+    return int(CPU_CACHE_SHARE * available_memory_bytes())
+
+
+def _limits(config: EngineConfig, model_config: ModelConfig, memory: MemoryPlan) -> CoreLimits:
+    num_batched = config.max_num_batched_tokens or DEFAULT_NUM_BATCHED_TOKENS
+    return CoreLimits(
+        max_model_len=memory.max_model_len,
+        vocab_size=model_config.vocab_size,
+        eos_token_ids=model_config.eos_token_ids,
+        num_blocks=memory.num_blocks,
+        block_size=config.block_size,
+        num_slots=memory.num_slots,
+        max_num_batched_tokens=max(num_batched, memory.num_slots + 1),
+        max_inter_token_gap_seconds=config.max_inter_token_gap_seconds,
+    )
+
+
+def _info(limits: CoreLimits, model_config: ModelConfig, dtype: torch.dtype, device: torch.device) -> EngineInfo:
+    return EngineInfo(
+        max_model_len=limits.max_model_len,
+        vocab_size=limits.vocab_size,
+        eos_token_ids=limits.eos_token_ids,
+        num_slots=limits.num_slots,
+        num_blocks=limits.num_blocks,
+        block_size=limits.block_size,
+        kv_cache_bytes=limits.num_blocks * limits.block_size * model_config.kv_bytes_per_token(dtype.itemsize),
+        state_slot_bytes=model_config.state_bytes(dtype.itemsize),
+        device=device.type,
+        dtype=str(dtype).removeprefix("torch."),
+    )

@@ -1,0 +1,262 @@
+"""`ModelConfig`: every dimension of a `qwen3_next` checkpoint, read from its config.json. Standard library only.
+
+Hub files are flat (`rope_theta`, `full_attention_interval`); files written by transformers ≥ 5 nest the rope fields
+and list `layer_types`. Both are read. Nothing is taken from class defaults where the file should say it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.errors import LoadError
+
+ARCHITECTURE = "Qwen3NextForCausalLM"
+MODEL_TYPE = "qwen3_next"
+
+LayerType = Literal["linear_attention", "full_attention"]
+
+
+@dataclass(frozen=True, slots=True)
+class YarnConfig:
+    """YaRN context extension (arXiv 2309.00071): frequencies between the two betas are interpolated by `factor`."""
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    truncate: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Rotary embedding of the first `rotary_dim` of a head's dimensions, half-split."""
+
+    theta: float
+    rotary_dim: int
+    yarn: YarnConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Dimensions of the model, in elements; `dtype` is the one the checkpoint names."""
+
+    vocab_size: int
+    hidden_size: int
+    layer_types: tuple[LayerType, ...]
+    max_position_embeddings: int
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    dtype: str
+    eos_token_ids: tuple[int, ...]
+    rope: RopeConfig
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    linear_num_key_heads: int
+    linear_num_value_heads: int
+    linear_key_head_dim: int
+    linear_value_head_dim: int
+    linear_conv_kernel_dim: int
+    num_experts: int
+    num_experts_per_tok: int
+    norm_topk_prob: bool
+    moe_intermediate_size: int
+    shared_expert_intermediate_size: int
+    intermediate_size: int
+    dense_layers: frozenset[int]
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layer_types)
+
+    @property
+    def num_full_attention_layers(self) -> int:
+        return self.layer_types.count("full_attention")
+
+    @property
+    def num_linear_attention_layers(self) -> int:
+        return self.layer_types.count("linear_attention")
+
+    @property
+    def conv_dim(self) -> int:
+        """Channels that pass through the causal convolution: all q, all k, all v."""
+        keys = self.linear_num_key_heads * self.linear_key_head_dim
+        return 2 * keys + self.linear_num_value_heads * self.linear_value_head_dim
+
+    def kv_bytes_per_token(self, itemsize: int) -> int:
+        """K and V of one token in every full-attention layer."""
+        return 2 * self.num_full_attention_layers * self.num_key_value_heads * self.head_dim * itemsize
+
+    def state_bytes(self, itemsize: int) -> int:
+        """One state slot: S in fp32 and the convolution's last columns in the model's dtype, over all layers."""
+        heads = self.linear_num_value_heads * self.linear_key_head_dim * self.linear_value_head_dim
+        columns = (self.linear_conv_kernel_dim - 1) * self.conv_dim
+        return self.num_linear_attention_layers * (4 * heads + itemsize * columns)
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """Read `config.json` of a model folder, and the end tokens of its `generation_config.json`.
+
+    Raises:
+        LoadError: no such file, not JSON, another architecture, or a field missing or out of place.
+    """
+    raw = _read_json(folder / "config.json")
+    generation_path = folder / "generation_config.json"
+    generation = _read_json(generation_path) if generation_path.exists() else {}
+    try:
+        return parse_model_config(raw, generation)
+    except LoadError as error:
+        raise LoadError(f"{folder / 'config.json'}: {error}") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoadError(
+            f"{path.parent} has no {path.name}: give a folder with a model in Hugging Face layout"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LoadError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise LoadError(f"{path} should hold a JSON object")
+    return value
+
+
+def parse_model_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> ModelConfig:
+    """Build the configuration from the parsed files; raises `LoadError` without a path in it."""
+    _check_architecture(raw)
+    fields = _Fields(raw)
+    layer_types = _layer_types(fields)
+    eos = generation.get("eos_token_id", raw.get("eos_token_id"))
+    config = ModelConfig(
+        vocab_size=fields.positive("vocab_size"),
+        hidden_size=fields.positive("hidden_size"),
+        layer_types=layer_types,
+        max_position_embeddings=fields.positive("max_position_embeddings"),
+        rms_norm_eps=fields.number("rms_norm_eps"),
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "bfloat16"),
+        eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),),
+        rope=_rope(fields),
+        num_attention_heads=fields.positive("num_attention_heads"),
+        num_key_value_heads=fields.positive("num_key_value_heads"),
+        head_dim=fields.positive("head_dim"),
+        linear_num_key_heads=fields.positive("linear_num_key_heads"),
+        linear_num_value_heads=fields.positive("linear_num_value_heads"),
+        linear_key_head_dim=fields.positive("linear_key_head_dim"),
+        linear_value_head_dim=fields.positive("linear_value_head_dim"),
+        linear_conv_kernel_dim=fields.positive("linear_conv_kernel_dim"),
+        num_experts=fields.positive("num_experts"),
+        num_experts_per_tok=fields.positive("num_experts_per_tok"),
+        norm_topk_prob=bool(raw.get("norm_topk_prob", True)),
+        moe_intermediate_size=fields.positive("moe_intermediate_size"),
+        shared_expert_intermediate_size=fields.positive("shared_expert_intermediate_size"),
+        intermediate_size=fields.positive("intermediate_size"),
+        dense_layers=_dense_layers(raw, len(layer_types)),
+    )
+    _check(config)
+    return config
+
+
+class _Fields:
+    """Typed access with errors that name the field."""
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+
+    def number(self, name: str) -> float:
+        value = self.raw.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise LoadError(f"{name} should be a number, found {value!r}")
+        return value
+
+    def positive(self, name: str) -> int:
+        value = self.number(name)
+        if value != int(value) or value < 1:
+            raise LoadError(f"{name} should be a positive integer, found {value!r}")
+        return int(value)
+
+
+def _check_architecture(raw: Mapping[str, Any]) -> None:
+    architectures = raw.get("architectures") or []
+    model_type = raw.get("model_type")
+    if model_type != MODEL_TYPE and ARCHITECTURE not in architectures:
+        found = ", ".join(map(str, architectures)) or "no architecture"
+        raise LoadError(
+            f"this is {found} (model_type {model_type!r}); deltaloop serves {ARCHITECTURE} (model_type {MODEL_TYPE!r}),"
+            " that is Qwen3-Coder-Next and Qwen3-Next: point it at such a model"
+        )
+    for name, served in (("attention_bias", False), ("use_sliding_window", False), ("hidden_act", "silu")):
+        if raw.get(name, served) != served:
+            raise LoadError(f"{name} is {raw[name]!r}; deltaloop serves models with {served!r} only")
+    if raw.get("quantization_config"):
+        method = raw["quantization_config"].get("quant_method", "unknown")
+        raise LoadError(f"the weights are quantised ({method}); deltaloop serves bf16, fp16 and fp32 weights")
+
+
+def _layer_types(fields: _Fields) -> tuple[LayerType, ...]:
+    num_layers = fields.positive("num_hidden_layers")
+    listed = fields.raw.get("layer_types")
+    if listed is None:
+        interval = fields.positive("full_attention_interval") if "full_attention_interval" in fields.raw else 4
+        return tuple("linear_attention" if (i + 1) % interval else "full_attention" for i in range(num_layers))
+    unknown = set(listed) - {"linear_attention", "full_attention"}
+    if unknown or len(listed) != num_layers:
+        raise LoadError(f"layer_types should list {num_layers} times linear_attention or full_attention")
+    return tuple(listed)
+
+
+def _dense_layers(raw: Mapping[str, Any], num_layers: int) -> frozenset[int]:
+    """Layers with a plain SwiGLU in place of the MoE; none in the released models."""
+    step, only = raw.get("decoder_sparse_step") or 1, raw.get("mlp_only_layers") or []
+    return frozenset(i for i in range(num_layers) if i in only or (i + 1) % step)
+
+
+def _rope(fields: _Fields) -> RopeConfig:
+    nested = fields.raw.get("rope_parameters") or {}
+    scaling = fields.raw.get("rope_scaling") or {}
+    rope = {**fields.raw, **scaling, **nested}
+    theta = _Fields(rope).number("rope_theta")
+    partial = rope.get("partial_rotary_factor", 0.25)  # what the released models leave unsaid in old files
+    rotary_dim = int(fields.positive("head_dim") * partial)
+    if rotary_dim < 2 or rotary_dim % 2:
+        raise LoadError(
+            f"partial_rotary_factor {partial} leaves {rotary_dim} rotated dimensions; an even number is needed"
+        )
+    return RopeConfig(theta, rotary_dim, _yarn({**scaling, **nested}, fields))
+
+
+def _yarn(scaling: Mapping[str, Any], fields: _Fields) -> YarnConfig | None:
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind != "yarn":
+        raise LoadError(f"rope scaling of type {kind!r} is not served; deltaloop serves 'yarn'")
+    original = scaling.get("original_max_position_embeddings") or fields.positive("max_position_embeddings")
+    return YarnConfig(
+        factor=_Fields(scaling).number("factor"),
+        original_max_position_embeddings=int(original),
+        beta_fast=scaling.get("beta_fast") or 32.0,
+        beta_slow=scaling.get("beta_slow") or 1.0,
+        attention_factor=scaling.get("attention_factor"),
+        truncate=scaling.get("truncate", True),
+    )
+
+
+def _check(config: ModelConfig) -> None:
+    for many, few in (
+        ("num_attention_heads", "num_key_value_heads"),
+        ("linear_num_value_heads", "linear_num_key_heads"),
+    ):
+        if getattr(config, many) % getattr(config, few):
+            raise LoadError(f"{many} should be a multiple of {few}")
+    if config.num_experts_per_tok > config.num_experts:
+        raise LoadError("num_experts_per_tok is larger than num_experts")
+    if config.linear_conv_kernel_dim < 2:
+        raise LoadError("linear_conv_kernel_dim should be at least 2")
+    if not config.num_full_attention_layers or not config.num_linear_attention_layers:
+        raise LoadError("the model should have both full_attention and linear_attention layers")

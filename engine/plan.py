@@ -1,0 +1,93 @@
+"""The seam between scheduler and runner: what to compute in one step, and what came of it.
+
+Both sides are frozen, torch-free and picklable, so that a step can be printed, sent to another rank or replayed.
+There is no prefill and no decode here: a sequence has tokens, some are computed, and a step computes some more.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from engine.types import SamplingParams, TokenLogprobs
+
+
+class StateAction(StrEnum):
+    """What happens to a state slot before its sequence is computed."""
+
+    CONTINUE = "continue"
+    RESET = "reset"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSpec:
+    """How to draw the token that follows a sequence's last computed one.
+
+    Attributes:
+        position: tokens generated so far; with seed and choice it keys the random number.
+        history: prompt and generated tokens, only when a penalty looks at them, else empty.
+        num_prompt_tokens: how many of `history` are the prompt's.
+        barred_token_ids: tokens that may not be drawn (end and stop tokens before min_tokens).
+    """
+
+    params: SamplingParams
+    seed: int
+    choice: int
+    position: int
+    history: tuple[int, ...] = ()
+    num_prompt_tokens: int = 0
+    barred_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """The next `token_ids` of one sequence, which stand at positions `start`, `start + 1`, …
+
+    `block_ids` is the block table up to the last of these positions. `sample` is None while the prompt goes on.
+    """
+
+    seq_id: int
+    start: int
+    token_ids: tuple[int, ...]
+    block_ids: tuple[int, ...]
+    slot: int
+    state: StateAction
+    sample: SampleSpec | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step: all sequences in it are computed in one forward pass."""
+
+    step: int
+    sequences: tuple[ScheduledSequence, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(s.token_ids) for s in self.sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceResult:
+    """What was drawn for one sampled sequence; `error` instead of a token when its logits were unusable."""
+
+    seq_id: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Results of the sampled sequences, in the plan's order, and the wall time of the step."""
+
+    sequences: tuple[SequenceResult, ...]
+    seconds: float
+
+
+class Executor(Protocol):
+    """Whatever can carry out a plan: the runner, or a model made of hashes in a test.
+
+    `execute` blocks; it is called from one worker thread, one plan at a time.
+    """
+
+    def execute(self, plan: StepPlan) -> StepResult: ...

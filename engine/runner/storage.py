@@ -1,0 +1,48 @@
+"""The tensors behind blocks and slots: one paged KV or one set of state slots a layer."""
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.batch import LayerMemory, PagedKV, RecurrentState
+from engine.model.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Memory of all layers, in layer order."""
+
+    layers: tuple[LayerMemory, ...]
+
+    @classmethod
+    def allocate(
+        cls,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        num_slots: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> "Storage":
+        """Zeroed memory. On Linux the pages of a CPU tensor become real when first written."""
+
+        def zeros(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        kv_shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
+        heads = (config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim)
+        columns = (config.linear_conv_kernel_dim - 1, config.conv_dim)
+        return cls(
+            tuple(
+                PagedKV(zeros(*kv_shape), zeros(*kv_shape))
+                if kind == "full_attention"
+                else RecurrentState(zeros(num_slots, *heads, dtype=torch.float32), zeros(num_slots, *columns))
+                for kind in config.layer_types
+            )
+        )
+
+    def reset_slot(self, slot: int) -> None:
+        """Make a state slot that of an empty sequence, in every DeltaNet layer."""
+        for memory in self.layers:
+            if isinstance(memory, RecurrentState):
+                memory.reset(slot)

@@ -1,0 +1,48 @@
+"""How many tokens a step may take, so that running streams keep flowing while a prompt is read."""
+
+MIN_CHUNK_TOKENS = 16
+FIRST_CHUNK_TOKENS = 64
+IDLE_STEP_FACTOR = 4.0
+SAFETY = 0.8
+SMOOTHING = 0.3
+MIN_TOKEN_SECONDS = 1e-9
+
+
+class StepBudget:
+    """Learns what a prompt token costs and bounds chunks to a wall-time target.
+
+    While something decodes, a step should last at most `max_gap_seconds`; when only prompts are read, four times
+    that, so that aborts and new arrivals still get in soon. A chunk never falls below 16 tokens: a prompt always
+    moves on, even when the target cannot be met. The tokens drawn do not depend on the sizes chosen here.
+    """
+
+    def __init__(self, max_tokens: int, max_gap_seconds: float) -> None:
+        self.max_tokens = max_tokens
+        self._max_gap_seconds = max_gap_seconds
+        self._base_seconds = 0.0
+        self._token_seconds: float | None = None
+
+    def chunk_tokens(self, num_decoding: int) -> int:
+        """Prompt tokens the next step may compute beside `num_decoding` decoding sequences."""
+        room = self.max_tokens - num_decoding
+        if self._token_seconds is None:
+            return min(room, FIRST_CHUNK_TOKENS)
+        target = self._max_gap_seconds * (1.0 if num_decoding else IDLE_STEP_FACTOR)
+        spare = SAFETY * target - (self._base_seconds if num_decoding else 0.0)
+        return max(0, min(room, max(MIN_CHUNK_TOKENS, int(spare / self._token_seconds))))
+
+    def observe(self, num_prompt_tokens: int, num_decoding: int, seconds: float) -> None:
+        """Learn from a step that took `seconds`."""
+        if num_prompt_tokens == 0:
+            self._base_seconds += SMOOTHING * (seconds - self._base_seconds)
+            return
+        if num_prompt_tokens < MIN_CHUNK_TOKENS:
+            return  # mostly the step's fixed cost: it says nothing of a long chunk
+        if self._token_seconds is None:
+            # All of it, too much rather than too little: one chunk chosen by a cost near zero could last minutes.
+            self._token_seconds = max(seconds, MIN_TOKEN_SECONDS) / num_prompt_tokens
+            return
+        if num_decoding:
+            seconds = max(seconds - self._base_seconds, 0.0)
+        cost = max(seconds / num_prompt_tokens, MIN_TOKEN_SECONDS)
+        self._token_seconds += SMOOTHING * (cost - self._token_seconds)

@@ -1,0 +1,242 @@
+"""The scheduler: turns waiting and running sequences into step plans, and step results back into tokens.
+
+It alone changes sequences and, through the cache manager, blocks and slots. It is called between steps only, so a
+sequence in the plan in flight is never touched: an abort marks it and `apply` or `fail` releases it.
+"""
+
+import time
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
+
+from engine.cache.manager import CacheManager
+from engine.errors import InvariantViolation
+from engine.plan import ScheduledSequence, SequenceResult, StateAction, StepPlan, StepResult
+from engine.scheduler.budget import StepBudget
+from engine.scheduler.sequence import Sequence
+from engine.types import FinishReason, TokenLogprobs
+
+MAX_FAILURES = 3
+
+_in_order = attrgetter("order")
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceUpdate:
+    """What a step meant for one sequence; `sequence.finish_reason` says whether it was its last."""
+
+    sequence: Sequence
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+class Scheduler:
+    """First come, first served within a priority; running sequences before waiting ones; decoding before prompts.
+
+    When a running sequence needs a block and none is free, the one that ranks last is preempted: it gives
+    everything back and is computed again later, with the same outcome.
+    """
+
+    def __init__(
+        self,
+        cache: CacheManager,
+        budget: StepBudget,
+        eos_token_ids: tuple[int, ...],
+        max_model_len: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.cache = cache
+        self.running: list[Sequence] = []
+        self.waiting: list[Sequence] = []
+        self.num_preemptions = 0
+        self._budget = budget
+        self._eos_token_ids = eos_token_ids
+        self._max_model_len = max_model_len
+        self._clock = clock
+        self._step = 0
+        self._in_flight: dict[int, Sequence] = {}
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        insort(self.waiting, sequence, key=_in_order)
+
+    def abort(self, sequence: Sequence) -> bool:
+        """End a sequence. True when that happened at once; False when the step in flight has to end first."""
+        if sequence.seq_id in self._in_flight:
+            sequence.abort_requested = True
+            return False
+        self._finish(sequence, FinishReason.ABORT)
+        return True
+
+    # --- planning -------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> StepPlan | None:
+        """The next step, or None when nothing can be computed."""
+        suspect = next((s for s in self.running if s.suspect), None)
+        chosen = self._isolate(suspect) if suspect else self._fill()
+        if not chosen:
+            return None
+        self._step += 1
+        self._in_flight = {s.seq_id: s for s, _ in chosen}
+        return StepPlan(self._step, tuple(self._scheduled(s, n) for s, n in chosen))
+
+    def _isolate(self, sequence: Sequence) -> list[tuple[Sequence, int]]:
+        return [(sequence, min(sequence.num_uncomputed_tokens, self._budget.chunk_tokens(0)))]
+
+    def _fill(self) -> list[tuple[Sequence, int]]:
+        """Sequences with the number of tokens each computes: decoding ones, then prompts, then new arrivals."""
+        decoding = [s for s in self.running if s.num_uncomputed_tokens == 1]
+        chosen = []
+        for sequence in decoding[: self._budget.max_tokens]:
+            if sequence.allocation is not None and self._make_room(sequence):
+                chosen.append((sequence, 1))
+        room = self._budget.chunk_tokens(len(chosen))
+        for sequence in self.running:
+            if sequence.num_uncomputed_tokens > 1 and room > 0:
+                num_tokens = min(sequence.num_uncomputed_tokens, room)
+                chosen.append((sequence, num_tokens))
+                room -= num_tokens
+        while room > 0 and self.waiting and self._admit(self.waiting[0]):
+            sequence = self.waiting.pop(0)
+            insort(self.running, sequence, key=_in_order)
+            if sequence.suspect:
+                break  # it runs alone, in the next step
+            num_tokens = min(sequence.num_uncomputed_tokens, room)
+            chosen.append((sequence, num_tokens))
+            room -= num_tokens
+        return chosen or self._lone_suspect()
+
+    def _lone_suspect(self) -> list[tuple[Sequence, int]]:
+        suspect = next((s for s in self.running if s.suspect), None)
+        return self._isolate(suspect) if suspect else []
+
+    def _admit(self, sequence: Sequence) -> bool:
+        # One spare block for each running sequence keeps admission from causing preemption in the next steps.
+        sequence.allocation = self.cache.admit(len(sequence.tokens), num_spare_blocks=len(self.running))
+        if sequence.allocation is None:
+            return False
+        if sequence.admitted is None:
+            sequence.admitted = self._clock()
+        return True
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Blocks for all known tokens, preempting from the end of the line; False when it was itself preempted."""
+        assert sequence.allocation is not None
+        while not self.cache.grow(sequence.allocation, len(sequence.tokens)):
+            victim = self.running[-1]
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.num_computed_tokens = 0
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        self.add(sequence)
+
+    def _scheduled(self, sequence: Sequence, num_tokens: int) -> ScheduledSequence:
+        allocation = sequence.allocation
+        assert allocation is not None
+        start = sequence.num_computed_tokens
+        end = start + num_tokens
+        return ScheduledSequence(
+            seq_id=sequence.seq_id,
+            start=start,
+            token_ids=tuple(sequence.tokens[start:end]),
+            block_ids=tuple(allocation.block_ids[: self.cache.num_blocks_for(end)]),
+            slot=allocation.slot,
+            state=StateAction.CONTINUE if start else StateAction.RESET,
+            sample=sequence.sample_spec(self._eos_token_ids) if end == len(sequence.tokens) else None,
+        )
+
+    # --- results --------------------------------------------------------------------------------------------------
+
+    def apply(self, plan: StepPlan, result: StepResult) -> list[SequenceUpdate]:
+        """Enter the results of a plan; returns the sequences that have news for their clients."""
+        in_flight, self._in_flight = self._in_flight, {}
+        _check_result(plan, result)
+        num_prompt_tokens = sum(len(s.token_ids) for s in plan.sequences if len(s.token_ids) > 1)
+        self._budget.observe(num_prompt_tokens, plan.num_tokens - num_prompt_tokens, result.seconds)
+        for scheduled in plan.sequences:
+            sequence = in_flight[scheduled.seq_id]
+            sequence.num_computed_tokens += len(scheduled.token_ids)
+            if not sequence.suspect:
+                sequence.suspect_until = 0
+        updates = [self._advance(in_flight[r.seq_id], r) for r in result.sequences]
+        for sequence in in_flight.values():
+            if sequence.abort_requested and sequence.finish_reason is None:
+                self._finish(sequence, FinishReason.ABORT)
+                updates = [u for u in updates if u.sequence is not sequence]
+                updates.append(SequenceUpdate(sequence))
+        return updates
+
+    def _advance(self, sequence: Sequence, result: SequenceResult) -> SequenceUpdate:
+        if result.error is not None:
+            self._finish(sequence, FinishReason.ERROR, result.error)
+            return SequenceUpdate(sequence)
+        now = self._clock()
+        if sequence.first_token is None:
+            sequence.first_token = now
+        sequence.last_token = now
+        for token_id in result.token_ids:
+            sequence.tokens.append(token_id)
+            sequence.finish_if_done(self._eos_token_ids, self._max_model_len)
+        if sequence.finish_reason is not None:
+            self._finish(sequence, sequence.finish_reason)
+        return SequenceUpdate(sequence, result.token_ids, result.logprobs)
+
+    def fail(self, error: str) -> list[SequenceUpdate]:
+        """The step in flight failed: nothing it touched can be trusted.
+
+        A sequence that failed alone ends with the error. Otherwise all of them start over, each alone until it is past
+        the failed step, so that the one at fault is found and the others lose only time. When alone nobody fails,
+        three failures in company end them.
+        """
+        in_flight, self._in_flight = self._in_flight, {}
+        if len(in_flight) == 1:  # here is the one at fault: whoever failed beside it did not bring it about
+            for other in chain(self.running, self.waiting):
+                other.num_failures = 0
+        updates = []
+        for sequence in in_flight.values():
+            sequence.num_failures += 1
+            if sequence.abort_requested:
+                self._finish(sequence, FinishReason.ABORT)
+            elif len(in_flight) == 1 or sequence.num_failures == MAX_FAILURES:
+                self._finish(sequence, FinishReason.ERROR, error)
+            else:
+                sequence.suspect_until = len(sequence.tokens)
+                self._preempt(sequence)
+                continue
+            updates.append(SequenceUpdate(sequence))
+        return updates
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
+        sequence.finish_reason = reason
+        sequence.error = error
+        (self.waiting if sequence.allocation is None else self.running).remove(sequence)
+        self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.allocation is not None:
+            self.cache.release(sequence.allocation)
+            sequence.allocation = None
+
+    def check(self) -> None:
+        """Raise `InvariantViolation` unless every block and slot in use belongs to a running sequence."""
+        self.cache.check(s.allocation for s in self.running if s.allocation is not None)
+
+
+def _check_result(plan: StepPlan, result: StepResult) -> None:
+    """A sampled sequence without an answer would wait for it forever."""
+    asked = [s.seq_id for s in plan.sequences if s.sample is not None]
+    answered = [r.seq_id for r in result.sequences if r.token_ids or r.error is not None]
+    if asked != answered:
+        raise InvariantViolation(f"step {plan.step} sampled sequences {asked} and has results for {answered}")

@@ -1,0 +1,90 @@
+"""`Sequence`: one answer in the making, owned by the scheduler alone."""
+
+from dataclasses import dataclass, field
+
+from engine.cache.manager import Allocation
+from engine.plan import SampleSpec
+from engine.types import FinishReason, GenerationRequest, RequestTimes
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens known so far, of which the first `num_computed_tokens` are in the cache.
+
+    It waits while `allocation` is None and runs while it has one. A sequence that was part of a failed step is suspect:
+    it is computed alone until it has `suspect_until` tokens again, or fails. `abort_requested` is honoured by the step
+    in flight's end.
+    """
+
+    seq_id: int
+    request: GenerationRequest
+    seed: int
+    arrival: float
+    tokens: list[int] = field(init=False)
+    num_computed_tokens: int = 0
+    allocation: Allocation | None = None
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    abort_requested: bool = False
+    suspect_until: int = 0
+    num_failures: int = 0
+    num_preemptions: int = 0
+    admitted: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt_ids)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorting key: priority, then arrival."""
+        return self.request.priority, self.seq_id
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return len(self.tokens) - len(self.request.prompt_ids)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return len(self.tokens) - self.num_computed_tokens
+
+    @property
+    def suspect(self) -> bool:
+        return self.num_computed_tokens < self.suspect_until
+
+    @property
+    def times(self) -> RequestTimes:
+        return RequestTimes(self.arrival, self.admitted, self.first_token, self.last_token)
+
+    def end_token_ids(self, eos_token_ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Tokens that end this sequence."""
+        params = self.request.sampling
+        return params.stop_token_ids if params.ignore_eos else eos_token_ids + params.stop_token_ids
+
+    def sample_spec(self, eos_token_ids: tuple[int, ...]) -> SampleSpec:
+        """How to draw this sequence's next token."""
+        params = self.request.sampling
+        penalised = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0
+        barred = self.num_generated_tokens < params.min_tokens
+        return SampleSpec(
+            params=params,
+            seed=self.seed,
+            choice=self.request.choice,
+            position=self.num_generated_tokens,
+            history=tuple(self.tokens) if penalised else (),
+            num_prompt_tokens=self.num_prompt_tokens,
+            barred_token_ids=self.end_token_ids(eos_token_ids) if barred else (),
+        )
+
+    def finish_if_done(self, eos_token_ids: tuple[int, ...], max_model_len: int) -> None:
+        """Set the finish reason when the last token ended the sequence."""
+        params = self.request.sampling
+        if self.tokens[-1] in self.end_token_ids(eos_token_ids):
+            self.finish_reason = FinishReason.STOP
+        elif self.num_generated_tokens == params.max_tokens or len(self.tokens) == max_model_len:
+            self.finish_reason = FinishReason.LENGTH

@@ -1,0 +1,153 @@
+"""What crosses the boundary between server and engine: frozen, torch-free values in token ids.
+
+A `GenerationRequest` goes in, `TokenOutput`s come out. Text, HTTP and JSON are the server's; tensors are the runner's.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from engine.errors import RequestError
+
+MAX_LOGIT_BIAS = 100.0
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"  # an end-of-sequence or stop token was drawn
+    LENGTH = "length"  # max_tokens, or the end of the context
+    ABORT = "abort"  # the client went away, a time limit, or an operator
+    ERROR = "error"  # this sequence failed; `TokenOutput.error` says how
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to draw the next token. Names and ranges follow the OpenAI API and its common extensions.
+
+    Attributes:
+        max_tokens: most tokens to generate; None means up to the end of the context.
+        temperature: 0 is greedy.
+        top_k: 0 keeps all.
+        top_p, min_p: 1.0 and 0.0 keep all.
+        presence_penalty, frequency_penalty: over generated tokens, subtracted from the logits.
+        repetition_penalty: over prompt and generated tokens; divides positive logits, multiplies negative ones.
+        logit_bias: added to the logits, by token id.
+        seed: the same seed draws the same tokens in any company; None picks one for the request.
+        logprobs: None for none; k for the drawn token's and the k most likely ones'.
+        stop_token_ids: ids that end the sequence, besides the model's own end tokens.
+        min_tokens: end and stop tokens are barred until this many tokens were generated.
+        ignore_eos: the model's own end tokens do not end the sequence.
+        allowed_token_ids: when given, every other token is barred.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    logprobs: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    allowed_token_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `RequestError` naming the parameter that is out of range."""
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise _out_of_range("max_tokens", self.max_tokens, "at least 1")
+        _check_range("temperature", self.temperature, 0.0, 100.0)
+        if self.top_k < 0:
+            raise _out_of_range("top_k", self.top_k, "0 (off) or more")
+        if not 0.0 < self.top_p <= 1.0:
+            raise _out_of_range("top_p", self.top_p, "above 0 and at most 1")
+        _check_range("min_p", self.min_p, 0.0, 1.0)
+        _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        if not 0.0 < self.repetition_penalty < math.inf:
+            raise _out_of_range("repetition_penalty", self.repetition_penalty, "a finite number above 0")
+        for bias in self.logit_bias.values():
+            _check_range("logit_bias", bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+            raise _out_of_range("seed", self.seed, "a 64-bit integer")
+        if self.logprobs is not None and self.logprobs < 0:
+            raise _out_of_range("logprobs", self.logprobs, "0 or more")
+        if self.min_tokens < 0:
+            raise _out_of_range("min_tokens", self.min_tokens, "0 or more")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise _out_of_range("min_tokens", self.min_tokens, f"at most max_tokens, {self.max_tokens}")
+        if self.allowed_token_ids is not None and not self.allowed_token_ids:
+            raise _out_of_range("allowed_token_ids", "empty", "at least one token id")
+
+
+def _check_range(param: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # false for NaN too
+        raise _out_of_range(param, value, f"between {low:g} and {high:g}")
+
+
+def _out_of_range(param: str, value: object, allowed: str) -> RequestError:
+    return RequestError(f"{param} is {value}, but must be {allowed}", param=param)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to generate.
+
+    `choice` tells the n choices of one HTTP request apart: with the same seed each draws its own tokens.
+    `priority`: lower runs first, ties by arrival.
+    """
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    choice: int = 0
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities at one position, natural logarithm, over every row of lm_head, before any penalty.
+
+    `top` holds the most likely ids first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTimes:
+    """Moments of one sequence's life in `time.monotonic()` seconds; None while it has not come to that."""
+
+    arrival: float
+    admitted: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """What one step produced for one sequence. The last one carries a finish reason.
+
+    A stop or end token is part of `token_ids` (it was generated and counts in usage); the server does not print it.
+    Attributes:
+        token_ids: the new tokens, in order; empty when the sequence ends without one (abort, error).
+        logprobs: one entry a token when asked for, else empty.
+        error: a sentence for the client when finish_reason is ERROR.
+        num_cached_tokens: prompt tokens that were not computed because their state was at hand.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    num_cached_tokens: int = 0
+    num_preemptions: int = 0
+    times: RequestTimes | None = None

@@ -1,0 +1,1 @@
+"""Reading checkpoints into the memory a model has declared."""

@@ -1,0 +1,58 @@
+"""Fills declared targets from a checkpoint, strictly: every target once, nothing left over, shapes equal."""
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from engine.errors import LoadError
+from engine.layers.targets import Targets
+
+NUM_NAMED = 3
+
+
+def load_weights(
+    tensors: Iterable[tuple[str, Tensor]],
+    targets: Targets,
+    ignored: Callable[[str], bool],
+    progress: Callable[[int], None],
+) -> None:
+    """Copy each tensor to where it belongs, casting to the target's dtype.
+
+    `ignored` tells names that may be there and are not wanted; `progress` is told the bytes of each tensor read.
+    Raises:
+        LoadError: naming what is missing, what is too much, or what has another shape.
+    """
+    missing = set(targets.tensors)
+    extra: list[str] = []
+    for name, tensor in tensors:
+        destination, filled = _destination(targets, name)
+        if destination is None:
+            if not ignored(name):
+                extra.append(name)
+        elif destination.shape != tensor.shape:
+            raise LoadError(
+                f"tensor {name} has shape {list(tensor.shape)}, the configuration asks for {list(destination.shape)}"
+            )
+        else:
+            destination.copy_(tensor)
+            missing.difference_update(filled)
+        progress(tensor.nbytes)
+    if missing:
+        raise LoadError(f"the checkpoint lacks {_named(missing)}")
+    if extra:
+        raise LoadError(f"the checkpoint has tensors the configuration does not know: {_named(extra)}")
+
+
+def _destination(targets: Targets, name: str) -> tuple[Tensor | None, tuple[str, ...]]:
+    if name in targets.tensors:
+        return targets.tensors[name], (name,)
+    if name in targets.fused:
+        return targets.fused[name].tensor, targets.fused[name].parts
+    return None, ()
+
+
+def _named(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    shown = ", ".join(ordered[:NUM_NAMED])
+    more = len(ordered) - NUM_NAMED
+    return f"{shown} and {more} more" if more > 0 else shown

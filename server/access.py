@@ -1,0 +1,116 @@
+"""Around every request: its id, its line in the log, its count in the metrics, and the last net for our bugs.
+
+The outermost ASGI middleware. A handler adds to the line through `record_of`. Never logs content, headers or keys.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import ApiError, InternalError
+from server.metrics import Metrics
+from server.sse import ClientGone
+
+logger = logging.getLogger(__name__)
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_SCOPE_KEY = "deltaloop.record"
+_QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics", "/"})
+
+
+class Logged(Protocol):
+    """Something that has more to say in a request's log line."""
+
+    def log_fields(self) -> Mapping[str, Any]:
+        """Names and plain values; never content."""
+        ...
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What is known of one request so far. `request_id` goes out in the response's headers."""
+
+    request_id: str
+    status: int = 0
+    generation: Logged | None = None
+    error: str | None = None
+    disconnected: bool = False
+
+    def adopt_id(self, request_id: str | None) -> None:
+        """Take the id a body brings, if it can stand in a header."""
+        if request_id is not None and _SAFE_ID.fullmatch(request_id):
+            self.request_id = request_id
+
+
+def record_of(request: Request) -> RequestRecord:
+    """The record of the request being handled."""
+    return cast(RequestRecord, request.scope[_SCOPE_KEY])
+
+
+class AccessLog:
+    """ASGI middleware; see the module."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, then tell of it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = RequestRecord(uuid.uuid4().hex)
+        record.adopt_id(Headers(scope=scope).get("x-request-id"))
+        scope[_SCOPE_KEY] = record
+        started = time.monotonic()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = record.request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientGone:
+            record.disconnected = True
+        except Exception:
+            record.error = "internal_error"
+            logger.exception("request %s: a bug", record.request_id)
+            if not record.status:
+                await InternalError().response()(scope, receive, send_with_id)
+        finally:
+            self._tell(scope, record, time.monotonic() - started)
+
+    def _tell(self, scope: Scope, record: RequestRecord, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "none")
+        if route not in _QUIET_ROUTES:
+            self._metrics.http_request(route, scope["method"], record.status or 499)
+        fields: dict[str, Any] = {
+            "request_id": record.request_id,
+            "method": scope["method"],
+            "route": route,
+            "status": record.status or None,
+            "seconds": round(seconds, 4),
+        }
+        if record.disconnected:
+            fields["disconnected"] = True
+        if record.error is not None:
+            fields["error"] = record.error
+        if record.generation is not None:
+            fields.update(record.generation.log_fields())
+        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+        logger.log(level, "request", extra={"fields": fields})
+
+
+def note_error(request: Request, error: ApiError) -> None:
+    """Let the log line say why the request failed."""
+    record_of(request).error = error.code or error.type

@@ -1,0 +1,87 @@
+"""`create_app`: the ASGI application, put together. Nothing happens at import and nothing is global."""
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from engine.client import EngineClient
+from server.access import AccessLog, note_error
+from server.auth import OPEN_PATHS, ApiKeys, RequireKey
+from server.dialects.openai.routes import openai_router
+from server.errors import ApiError, NotFound
+from server.generation import Generator
+from server.health import operations_router
+from server.metrics import Metrics
+from server.model import ServedModel
+from server.prompts import PromptEncoder
+from server.service import Service
+from server.settings import Settings
+
+
+def create_app(engine: EngineClient, settings: Settings, model: ServedModel, keys: ApiKeys) -> FastAPI:
+    """An application that serves `model` on `engine`. The engine is started and closed by the caller."""
+    metrics = Metrics(engine, model.name)
+    app = FastAPI(
+        title="deltaloop",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        middleware=_middleware(settings, metrics, keys),
+        exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_exception},
+    )
+    app.state.service = Service(
+        engine=engine,
+        settings=settings,
+        model=model,
+        metrics=metrics,
+        prompts=PromptEncoder(model),
+        generator=Generator(engine, model.tokenizer, metrics, settings.max_output_tokens, settings.request_timeout),
+    )
+    app.include_router(openai_router())
+    app.include_router(operations_router())
+    return app
+
+
+def _middleware(settings: Settings, metrics: Metrics, keys: ApiKeys) -> list[Middleware]:
+    """From the outside in. A browser's preflight carries no key, so CORS stands before the door."""
+    layers = [Middleware(AccessLog, metrics=metrics)]
+    if settings.allowed_origins:
+        layers.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.allowed_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["X-Request-Id"],
+            )
+        )
+    if keys:
+        open_paths = frozenset[str]() if settings.protect_metrics else OPEN_PATHS
+        layers.append(Middleware(RequireKey, keys=keys, open_paths=open_paths))
+    return layers
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    note_error(request, error)
+    return error.response()
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """The framework's own: no such route, no such method."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == 404:
+        return await _on_api_error(request, NotFound(f"There is no {path} here.", code="route_not_found"))
+    problem = ApiError(
+        f"{request.method} is not allowed on {path}." if error.status_code == 405 else str(error.detail),
+        status=error.status_code,
+        type="invalid_request_error",
+        code="method_not_allowed" if error.status_code == 405 else None,
+        headers=error.headers,
+    )
+    return await _on_api_error(request, problem)

@@ -1,0 +1,94 @@
+"""Who may call: API keys, compared in constant time, as an ASGI middleware.
+
+A key comes as `Authorization: Bearer …` or as `x-api-key`. Nothing here prints or logs a key.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.errors import ApiError
+from server.settings import Settings
+
+OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics"})
+
+
+class ApiKeys:
+    """The keys that open the API. With none of them it is open."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = [_digest(key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def accept(self, headers: Headers) -> bool:
+        """Whether a request with these headers may pass. Looks at every key, however early one fits."""
+        offered = [_digest(key) for key in _offered(headers)]
+        matches = [hmac.compare_digest(ours, theirs) for ours in self._digests for theirs in offered]
+        return any(matches)
+
+
+def _digest(key: str) -> bytes:
+    """Digests have one length, so a comparison tells nothing of a key's own length."""
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _offered(headers: Headers) -> list[str]:
+    keys = [headers["x-api-key"]] if "x-api-key" in headers else []
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and credentials:
+        keys.append(credentials.strip())
+    return keys
+
+
+def read_keys(settings: Settings) -> ApiKeys:
+    """All keys of the settings, those of the key file included.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is there and holds no key, which would leave the door open.
+    """
+    keys = [key.get_secret_value() for key in settings.api_key]
+    if settings.api_key_file is not None:
+        listed = _read_key_file(settings.api_key_file)
+        if not listed:
+            raise ValueError(f"{settings.api_key_file} holds no key")
+        keys += listed
+    return ApiKeys(keys)
+
+
+def _read_key_file(path: Path) -> list[str]:
+    lines = (line.strip() for line in path.read_text("utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+class RequireKey:
+    """ASGI middleware that lets a request through when it brings a key, or asks for an open path."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys, open_paths: frozenset[str]) -> None:
+        self._app = app
+        self._keys = keys
+        self._open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401 or pass the request on."""
+        if scope["type"] != "http" or scope["path"] in self._open_paths or self._keys.accept(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+            return
+        await _refuse(scope, receive, send)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    error = ApiError(
+        "This server needs an API key: send it as 'Authorization: Bearer <key>' or in 'x-api-key'.",
+        status=401,
+        type="authentication_error",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+    await error.response()(scope, receive, send)

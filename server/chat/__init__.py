@@ -1,0 +1,1 @@
+"""What every dialect shares: conversations, prompts, and the reading of what the model writes."""

@@ -1,0 +1,56 @@
+"""The dialect-neutral request: what was said so far and which tools are offered.
+
+Dialects build it, the chat template renders it. It knows nothing of HTTP, of any dialect or of tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the assistant made. `arguments` is parsed JSON: an object's members by name."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `content` is flat text: dialects join content parts and turn null into ""."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function on offer. `spec` is its whole function object as the client wrote it, name included."""
+
+    name: str
+    spec: Mapping[str, Any]
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The JSON schema of the arguments; empty when none was given."""
+        return self.spec.get("parameters") or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Everything the prompt is made of.
+
+    `continue_final_message`: the last message is the assistant's and unfinished; the model goes on where it ends.
+    `template_kwargs`: extra names for the template, from `chat_template_kwargs`.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    continue_final_message: bool = False
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)

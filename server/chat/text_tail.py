@@ -1,0 +1,66 @@
+"""The end of a growing text, and what can already be said about it.
+
+Lives here: a cursor over text that arrives in pieces, with questions whose answer is yes, no, or None for "not known
+yet". It may not know what it is searched for.
+"""
+
+import re
+from collections.abc import Iterable
+
+_SPACE = re.compile(r"\s*")
+
+
+class Tail:
+    """The part of a stream that is not dealt with yet: `text` from `at` on. Positions hold until the next `feed`."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.at = 0
+        self.ended = False
+
+    def feed(self, text: str) -> None:
+        """Let go of what is dealt with and append `text`."""
+        self.text = self.text[self.at :] + text
+        self.at = 0
+
+    def find(self, sought: str) -> int:
+        """Where `sought` comes next; -1 if it has not come."""
+        return self.text.find(sought, self.at)
+
+    def take(self, end: int) -> str:
+        """The text up to `end`, now dealt with."""
+        taken = self.text[self.at : end]
+        self.at = end
+        return taken
+
+    def has(self, literal: str, at: int) -> bool | None:
+        """Whether `literal` stands at `at`; None while the text ends inside it."""
+        if self.text.startswith(literal, at):
+            return True
+        rest = self.text[at : at + len(literal)]
+        undecided = not self.ended and literal.startswith(rest)
+        return None if undecided else False
+
+    def has_any(self, literals: Iterable[str], at: int) -> bool | None:
+        """Whether one of `literals` stands at `at`; None while one still could."""
+        answers = [self.has(literal, at) for literal in literals]
+        return True if True in answers else None if None in answers else False
+
+    def has_followed(self, literal: str, at: int, followers: Iterable[str]) -> bool | None:
+        """Whether `literal` stands at `at` and then, whitespace aside, one of `followers` or the end of the stream."""
+        answer = self.has(literal, at)
+        if not answer:
+            return answer
+        behind = self.skip_space(at + len(literal))
+        if self.ended and behind == len(self.text):
+            return True
+        return self.has_any(followers, behind)
+
+    def skip_space(self, at: int) -> int:
+        """The first position from `at` on that is no whitespace, or the end of the text."""
+        found = _SPACE.match(self.text, at)
+        return found.end() if found else at
+
+    def before_newline(self, end: int) -> int:
+        """`end`, or the newline just before it."""
+        return end - 1 if end > self.at and self.text[end - 1] == "\n" else end

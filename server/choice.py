@@ -1,0 +1,221 @@
+"""`ChoiceWriter`: from one sequence's tokens to the events of one choice.
+
+tokens → text (whole characters only) → stop strings → tool calls → events. Text that may yet turn out to be part of a
+stop string or of a tag is held back. Pure and synchronous; knows no engine calls, no HTTP and no dialect.
+"""
+
+import uuid
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from engine.types import FinishReason, TokenLogprobs, TokenOutput
+from server.chat.conversation import Tool
+from server.chat.detokenizer import Detokenizer
+from server.chat.events import (
+    ChoiceFinished,
+    FinishedAs,
+    GenerationEvent,
+    GenerationFailed,
+    TextDelta,
+    TokenText,
+    ToolCallArguments,
+    ToolCallStarted,
+)
+from server.chat.stops import StopStrings
+from server.chat.tokenizer import Tokenizer
+from server.chat.tool_calls import CallArguments, CallEnded, CallStarted, Piece, TextPiece, ToolCallParser
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """How the tokens of a choice become its answer.
+
+    Attributes:
+        stops: strings that end the choice wherever they appear in its text.
+        stop_tokens: strings that are one special token each, by its id; such a token never appears in the text.
+        include_stop: the string or token that ended the choice is part of its text.
+        min_tokens: stop strings are not looked for in the first so many tokens.
+        tools: the tools on offer; without any, tool calls are not looked for and stay text.
+        max_tool_calls: end the choice after so many calls.
+    """
+
+    stops: tuple[str, ...] = ()
+    stop_tokens: Mapping[int, str] = field(default_factory=dict)
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
+    min_tokens: int = 0
+    tools: tuple[Tool, ...] = ()
+    max_tool_calls: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A token on its way out: where its text begins and ends among the characters decoded so far."""
+
+    start: int
+    end: int
+    token_id: int
+    shown: TokenText | None
+
+
+class ChoiceWriter:
+    """Feed it every output of a sequence; after `finished` it wants no more and the sequence can be closed."""
+
+    def __init__(self, choice: int, num_prompt_tokens: int, tokenizer: Tokenizer, options: OutputOptions) -> None:
+        self.finished = False
+        self.num_generated_tokens = 0
+        self.num_cached_tokens = 0
+        self.finished_as: FinishedAs | None = None
+        self._choice = choice
+        self._num_prompt_tokens = num_prompt_tokens
+        self._tokenizer = tokenizer
+        self._options = options
+        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=options.skip_special_tokens)
+        self._stops = StopStrings(options.stops, include_stop=options.include_stop)
+        self._parser = ToolCallParser(options.tools) if options.tools else None
+        self._waiting: deque[_Token] = deque()  # their text is not out yet
+        self._ready: list[_Token] = []  # their text is out, or about to be
+        self._num_decoded = 0
+        self._num_released = 0
+        self._num_calls = 0
+        self._num_calls_ended = 0
+        self._events: list[GenerationEvent] = []
+
+    def feed(self, output: TokenOutput) -> list[GenerationEvent]:
+        """The events that this output brings; the last ones when the choice ends here."""
+        self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
+        num_text_tokens = len(output.token_ids) - (output.finish_reason is FinishReason.STOP)
+        for position, token_id in enumerate(output.token_ids[:num_text_tokens]):
+            self._take(token_id, output.logprobs[position] if output.logprobs else None)
+            if self._cut:
+                self._finish("stop", self._stops.matched)
+                return self._drain()
+        match output.finish_reason:
+            case FinishReason.STOP:
+                self._end_token(output.token_ids[-1])
+            case FinishReason.LENGTH:
+                self._finish("length")
+            case FinishReason.ABORT:
+                self._finish("abort")
+            case FinishReason.ERROR:
+                self.finished = True
+                self._events.append(GenerationFailed(self._choice, output.error or "The generation failed."))
+        return self._drain()
+
+    @property
+    def _cut(self) -> bool:
+        """Whether the choice ends here though its sequence would go on."""
+        return self._stops.matched is not None or self._has_enough_calls
+
+    @property
+    def _has_enough_calls(self) -> bool:
+        limit = self._options.max_tool_calls
+        return limit is not None and self._num_calls_ended >= limit
+
+    def _take(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
+        self.num_generated_tokens += 1
+        text = self._detokenizer.feed([token_id])
+        start, self._num_decoded = self._num_decoded, self._num_decoded + len(text)
+        shown = None if logprobs is None else self._show(logprobs)
+        self._waiting.append(_Token(start, self._num_decoded, token_id, shown))
+        self._release(self._stops.feed(text, active=self.num_generated_tokens > self._options.min_tokens))
+
+    def _end_token(self, token_id: int) -> None:
+        """The last token ended the sequence: it counts, and is printed only when the client wants that."""
+        self.num_generated_tokens += 1
+        word = self._options.stop_tokens.get(token_id)
+        if self._options.include_stop:
+            self._release(self._stops.feed(self._detokenizer.flush(), active=False) + self._stops.flush())
+            self._release(word if word is not None else self._detokenizer.feed([token_id]))
+        stop = word if word is not None else token_id if token_id in self._options.stop_token_ids else None
+        self._finish("stop", stop)
+
+    def _release(self, text: str) -> None:
+        """Let text go to the client, through the tool-call parser when tools are on offer."""
+        self._num_released += len(text)
+        while self._waiting and self._waiting[0].end <= self._num_released:
+            self._ready.append(self._waiting.popleft())
+        if not text:
+            return
+        if self._parser is None:
+            self._text(text)
+        else:
+            self._pieces(self._parser.feed(text))
+            if self._parser.in_call:
+                self._ready.clear()  # tokens of a call are in no text
+
+    def _pieces(self, pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
+            if self._has_enough_calls:
+                return
+            match piece:
+                case TextPiece():
+                    self._text(piece.text)
+                case CallStarted():
+                    self._ready.clear()
+                    self._num_calls += 1
+                    self._events.append(ToolCallStarted(self._choice, piece.index, _new_call_id(), piece.name))
+                case CallArguments():
+                    self._events.append(ToolCallArguments(self._choice, piece.index, piece.fragment))
+                case CallEnded():
+                    self._num_calls_ended += 1
+
+    def _text(self, text: str) -> None:
+        tokens, self._ready = self._ready, []
+        shown = tuple(token.shown for token in tokens if token.shown is not None)
+        self._events.append(TextDelta(self._choice, text, shown, tuple(token.token_id for token in tokens)))
+
+    def _finish(self, reason: FinishedAs, stop: str | int | None = None) -> None:
+        if self._stops.matched is None:
+            tail = self._stops.feed(self._detokenizer.flush(), active=False)
+            self._release(tail + self._stops.flush())
+        self._ready += [token for token in self._waiting if token.start < self._num_released]
+        if self._parser is not None and not self._has_enough_calls:
+            truncated = reason != "stop" or self._stops.matched is not None
+            self._pieces(self._parser.finish(truncated))
+        if any(token.shown for token in self._ready):
+            self._text("")
+        if reason == "stop" and self._num_calls and not (self._parser is not None and self._parser.in_call):
+            reason = "tool_calls"
+        self.finished = True
+        self.finished_as = reason
+        counts = (self._num_prompt_tokens, self.num_generated_tokens, self.num_cached_tokens)
+        self._events.append(ChoiceFinished(self._choice, reason, *counts, stop))
+
+    def _show(self, logprobs: TokenLogprobs) -> TokenText:
+        raw = self._tokenizer.token_bytes(logprobs.token_id)
+        top = tuple((_readable(other := self._tokenizer.token_bytes(i)), other, value) for i, value in logprobs.top)
+        return TokenText(_readable(raw), raw, logprobs.logprob, top)
+
+    def _drain(self) -> list[GenerationEvent]:
+        """The events so far, neighbours of one kind joined."""
+        events, self._events = self._events, []
+        joined: list[GenerationEvent] = []
+        for event in events:
+            last = joined[-1] if joined else None
+            if isinstance(event, TextDelta) and isinstance(last, TextDelta):
+                joined[-1] = TextDelta(
+                    self._choice,
+                    last.text + event.text,
+                    last.logprobs + event.logprobs,
+                    last.token_ids + event.token_ids,
+                )
+            elif (
+                isinstance(event, ToolCallArguments)
+                and isinstance(last, ToolCallArguments)
+                and last.index == event.index
+            ):
+                joined[-1] = ToolCallArguments(self._choice, event.index, last.fragment + event.fragment)
+            else:
+                joined.append(event)
+        return joined
+
+
+def _readable(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _new_call_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"

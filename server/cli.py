@@ -1,0 +1,161 @@
+"""The `deltaloop` command. Reads options, loads the model, runs the daemon; each of these lives elsewhere.
+
+Exit codes: 0 stopped as asked, 1 could not start, 2 an option is wrong, 130 interrupted while loading.
+"""
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from engine import EngineConfig, load_engine
+from engine.errors import LoadError
+from server.app import create_app
+from server.auth import ApiKeys, read_keys
+from server.chat.model_files import read_model_files
+from server.chat.template import TemplateError
+from server.daemon import open_socket, run
+from server.health import daemon_version
+from server.logs import configure_logging
+from server.model import ServedModel, default_names, served_model
+from server.options import OptionError, add_options, load_settings, unknown_variables
+from server.settings import Settings
+
+_FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
+_EPILOG = (
+    "Every option can also be given as an environment variable, DELTALOOP_PORT=8080, or in the file of --config, "
+    "port = 8080. Flags win over variables, variables over the file."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = make_parser()
+    given = vars(parser.parse_args(arguments))
+    try:
+        settings = load_settings(given, os.environ)
+        keys = read_keys(settings)
+    except OptionError as error:
+        return _complain(str(error), _MISUSED)
+    except (OSError, ValueError) as error:
+        return _complain(f"--api-key-file: {error}", _MISUSED)
+    for name in unknown_variables(os.environ):
+        _say(f"warning: the variable {name} means nothing to deltaloop")
+    try:
+        return _serve(settings, keys)
+    except (LoadError, TemplateError) as error:
+        return _complain(str(error), _FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted", _INTERRUPTED)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    parser = argparse.ArgumentParser(
+        prog="deltaloop", description="Serve Qwen3-Coder-Next to coding agents and editors.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"deltaloop {daemon_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model over an OpenAI-compatible API",
+        description="Serve a model over an OpenAI-compatible API.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
+        usage="deltaloop serve [MODEL] [options]",
+    )
+    add_options(serve)
+    return parser
+
+
+def engine_config(settings: Settings, model: Path, num_used_tokens: int | None) -> EngineConfig:
+    """The engine's part of the settings."""
+    return EngineConfig(
+        model=model,
+        device=settings.device,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        threads=settings.threads,
+        seed=settings.seed,
+        max_num_queued_reqs=settings.max_num_queued_reqs,
+        max_num_queued_tokens=settings.max_num_queued_tokens,
+        max_inter_token_gap_seconds=settings.max_inter_token_gap,
+        num_used_tokens=num_used_tokens,
+    )
+
+
+def _serve(settings: Settings, keys: ApiKeys) -> int:
+    configure_logging(settings.log_level)
+    folder = settings.model or bundled_model()
+    model = served_model(read_model_files(folder), settings.served_model_name or default_names(settings.model))
+    try:
+        listener = open_socket(settings.host, settings.port)
+    except OSError as error:
+        reason = error.strerror or error
+        return _complain(f"cannot listen on {settings.host} port {settings.port}: {reason}; try --port", _FAILED)
+    with listener:
+        engine = load_engine(engine_config(settings, folder, model.tokenizer.max_id + 1), progress=LoadingLine())
+        app = create_app(engine, settings, model, keys)
+        run(
+            app,
+            engine,
+            listener,
+            settings.shutdown_timeout,
+            on_listening=lambda: _say(greeting(listener, model, bool(keys))),
+        )
+    return 0
+
+
+def bundled_model() -> Path:
+    """The folder of the small model that comes with the package."""
+    return Path(str(files("engine"))) / "nano"
+
+
+def greeting(listener: socket.socket, model: ServedModel, needs_key: bool) -> str:
+    """Where the server is and a request to paste. The key stays the reader's secret."""
+    host, port = listener.getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    url = f"http://{reachable}:{port}"
+    key = ' -H "Authorization: Bearer $DELTALOOP_API_KEY"' if needs_key else ""
+    body = f'{{"model": "{model.name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    return (
+        f"deltaloop serves {', '.join(model.names)} at {url}/v1\n\n"
+        f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'\n"
+    )
+
+
+class LoadingLine:
+    """Tells how far loading is: on a terminal in one line that changes, else in a line for every tenth."""
+
+    def __init__(self) -> None:
+        self._told = -1
+
+    def __call__(self, num_bytes: int, num_bytes_in_all: int) -> None:
+        """Called with the bytes read so far and in all."""
+        percent = 100 * num_bytes // max(1, num_bytes_in_all)
+        on_terminal = sys.stderr.isatty()
+        if percent < self._told + (1 if on_terminal else 10) and percent < 100:
+            return
+        if percent == self._told:
+            return
+        self._told = percent
+        ending = "\n" if percent >= 100 or not on_terminal else ""
+        start = "\r" if on_terminal else ""
+        print(f"{start}loading the model: {percent} %", end=ending, file=sys.stderr, flush=True)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _complain(text: str, code: int) -> int:
+    _say(f"deltaloop: {text}")
+    return code

@@ -1,0 +1,145 @@
+"""The requests of the OpenAI dialect as they stand on the wire: names, types, ranges.
+
+null means absent everywhere. Whatever has many shapes (content, prompt, tool_choice) is taken as it is and read in
+`translate` and `conversation`. Members that are not declared here are dealt with in `parameters`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+MAX_STOPS = 32
+MAX_CHOICES = 128
+MAX_LOGPROBS = 20
+
+
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class _Body(BaseModel):
+    """An object of the API; strangers among its members are kept aside in `model_extra`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+class StreamOptions(_Body):
+    """What a stream tells beside the text."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class ResponseFormat(_Body):
+    """Free text, or a form that output must have."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+
+
+class GenerationFields(_Body):
+    """What chat completions and completions have in common."""
+
+    model: str = ""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    max_tokens: int | None = Field(None, ge=-1)
+    min_tokens: int = Field(0, ge=0)
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float | None = None
+    repeat_penalty: float | None = None
+    logit_bias: dict[int, float] = Field(default_factory=dict)
+    seed: int | None = None
+    stop: Annotated[tuple[str, ...], Field(max_length=MAX_STOPS), BeforeValidator(_one_or_many)] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    ignore_eos: bool = False
+    allowed_token_ids: tuple[int, ...] | None = None
+    priority: int = 0
+    request_id: str | None = None
+    response_format: ResponseFormat | None = None
+
+
+class ToolCallFunction(_Body):
+    """The function of a past call. Clients send the arguments as JSON text; some as an object."""
+
+    name: str = Field(min_length=1)
+    arguments: str | dict[str, Any] = ""
+
+
+class ToolCallBody(_Body):
+    """A past call."""
+
+    id: str = ""
+    function: ToolCallFunction
+
+
+class MessageBody(_Body):
+    """One message. Its content is text, a list of parts or nothing."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Any = None
+    tool_calls: tuple[ToolCallBody, ...] = ()
+    tool_call_id: str | None = None
+
+
+class ToolBody(_Body):
+    """A tool on offer."""
+
+    type: str = "function"
+    function: dict[str, Any] | None = None
+
+
+class ChatCompletionRequest(GenerationFields):
+    """POST /v1/chat/completions."""
+
+    messages: tuple[MessageBody, ...] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=-1)
+    tools: tuple[ToolBody, ...] = ()
+    tool_choice: Any = None
+    parallel_tool_calls: bool = True
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+
+
+class CompletionRequest(GenerationFields):
+    """POST /v1/completions. The prompt is text, token ids, or a list of either."""
+
+    prompt: Any = None
+    max_tokens: int | None = Field(16, ge=-1)
+    echo: bool = False
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+
+class TokenizeRequest(_Body):
+    """POST /tokenize, with a prompt or with messages."""
+
+    model: str = ""
+    prompt: str | None = None
+    messages: tuple[MessageBody, ...] = ()
+    tools: tuple[ToolBody, ...] = ()
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(_Body):
+    """POST /detokenize."""
+
+    model: str = ""
+    tokens: tuple[Annotated[int, Field(ge=0)], ...]

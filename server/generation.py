@@ -1,0 +1,240 @@
+"""The use case: prompts go to the engine, events come back, and nothing keeps running when nobody listens.
+
+`Generator.start` submits every sequence of a request at once, so that a refusal comes before any header. `Generation`
+is the merged stream of their events; closing it frees all that it holds within one engine step. Knows no HTTP.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from engine.client import EngineClient, TokenStream
+from engine.errors import EngineError, Overloaded
+from engine.types import GenerationRequest, RequestTimes, SamplingParams, TokenOutput
+from server.chat.events import GenerationEvent, GenerationFailed
+from server.chat.tokenizer import Tokenizer
+from server.choice import ChoiceWriter, OutputOptions
+from server.errors import ApiError, InternalError, RequestTimedOut
+from server.metrics import Metrics, SequenceRecord
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationJob:
+    """One request as a dialect hands it over: every prompt is answered `n` times, choices count through in order."""
+
+    request_id: str
+    prompts: tuple[tuple[int, ...], ...]
+    sampling: SamplingParams
+    output: OutputOptions
+    n: int = 1
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """What a request has cost so far, in tokens."""
+
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_generated_tokens: int
+
+
+class Generator:
+    """Starts generations on one engine."""
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        metrics: Metrics,
+        max_output_tokens: int | None,
+        timeout_seconds: float | None,
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._metrics = metrics
+        self._max_output_tokens = max_output_tokens
+        self._timeout_seconds = timeout_seconds
+
+    async def start(self, job: GenerationJob) -> "Generation":
+        """Queue every sequence of the job.
+
+        Raises:
+            RequestError: it can never be served.
+            Overloaded: not now. In both cases none of the sequences stays behind.
+        """
+        sequences: list[_Sequence] = []
+        try:
+            for prompt in job.prompts:
+                sampling = self._fitted(job.sampling, len(prompt))
+                for choice in range(job.n):
+                    request = GenerationRequest(job.request_id, prompt, sampling, choice, job.priority)
+                    writer = ChoiceWriter(len(sequences), len(prompt), self._tokenizer, job.output)
+                    sequences.append(_Sequence(request, self._engine.submit(request), writer))
+        except EngineError as error:
+            if isinstance(error, Overloaded):
+                self._metrics.admission_rejected(error.reason)
+            for sequence in sequences:
+                await sequence.close()
+            raise
+        return Generation(sequences, self._metrics, job.n, self._timeout_seconds)
+
+    def _fitted(self, sampling: SamplingParams, num_prompt_tokens: int) -> SamplingParams:
+        """Cut the wish down to what there is room for; agents send a ceiling, not an expectation.
+
+        A prompt that leaves no room at all is for the engine to refuse.
+        """
+        room = self._engine.info.max_model_len - num_prompt_tokens
+        limits = (sampling.max_tokens, self._max_output_tokens, room if room > 0 else None)
+        max_tokens = min(limit for limit in (*limits, self._engine.info.max_model_len) if limit is not None)
+        return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
+
+
+class _Sequence:
+    """One sequence under way: its outputs, the writer of its choice, and when what happened."""
+
+    def __init__(self, request: GenerationRequest, outputs: TokenStream, writer: ChoiceWriter) -> None:
+        self.request = request
+        self.outputs = outputs
+        self.writer = writer
+        self.arrival = time.monotonic()
+        self.first_token: float | None = None
+        self.last_token: float | None = None
+        self.times: RequestTimes | None = None
+        self.num_preemptions = 0
+        self.failed = False
+        self.settled = False
+
+    def saw(self, output: TokenOutput) -> float | None:
+        """Note an output; the seconds since the one before it, when both brought tokens."""
+        self.times = output.times or self.times
+        self.num_preemptions = max(self.num_preemptions, output.num_preemptions)
+        if not output.token_ids:
+            return None
+        before, self.last_token = self.last_token, time.monotonic()
+        self.first_token = self.first_token or self.last_token
+        return None if before is None else self.last_token - before
+
+    async def close(self) -> None:
+        """Abort the sequence if it still runs."""
+        await self.outputs.aclose()
+
+
+class Generation:
+    """The events of one request, choices mixed as they come. Iterate once; `aclose` in any case."""
+
+    def __init__(
+        self, sequences: list[_Sequence], metrics: Metrics, num_choices: int, timeout_seconds: float | None
+    ) -> None:
+        self._sequences = sequences
+        self._metrics = metrics
+        self._num_choices = num_choices
+        self._timeout_seconds = timeout_seconds
+        self._deadline = None if timeout_seconds is None else asyncio.get_running_loop().time() + timeout_seconds
+        self._queue: asyncio.Queue[GenerationEvent | ApiError | None] = asyncio.Queue()
+        self._num_running = len(sequences)
+        self._pumps = [asyncio.create_task(self._pump(sequence)) for sequence in sequences]
+
+    def __aiter__(self) -> "Generation":
+        """Iterate over the events."""
+        return self
+
+    async def __anext__(self) -> GenerationEvent:
+        """The next event of any choice.
+
+        Raises:
+            ApiError: the request cannot go on, whatever its choices did so far.
+        """
+        while self._num_running or not self._queue.empty():
+            item = await self._queue.get()
+            if isinstance(item, ApiError):
+                raise item
+            if item is not None:
+                return item
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Stop everything that still runs. Safe to call again."""
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.wait(self._pumps)
+        for sequence in self._sequences:  # a pump cancelled before its first step has closed nothing
+            await sequence.close()
+            self._settle(sequence)
+
+    async def _pump(self, sequence: _Sequence) -> None:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await self._forward(sequence)
+        except TimeoutError:
+            self._queue.put_nowait(RequestTimedOut(self._timeout_seconds or 0.0))
+        except Exception:
+            sequence.failed = True
+            logger.exception("request %s failed", sequence.request.request_id)
+            self._queue.put_nowait(InternalError())
+        finally:
+            self._num_running -= 1
+            self._queue.put_nowait(None)  # wakes a reader that waits for an event that will not come
+            await sequence.close()
+            self._settle(sequence)
+
+    async def _forward(self, sequence: _Sequence) -> None:
+        async for output in sequence.outputs:
+            gap = sequence.saw(output)
+            if gap is not None:
+                self._metrics.observe_token_gap(gap)
+            for event in sequence.writer.feed(output):
+                sequence.failed = sequence.failed or isinstance(event, GenerationFailed)
+                self._queue.put_nowait(event)
+            if sequence.writer.finished:
+                return
+        raise RuntimeError("the engine's stream ended without a finish reason")
+
+    def _settle(self, sequence: _Sequence) -> None:
+        """Count a sequence that has come to its end, once."""
+        if sequence.settled:
+            return
+        sequence.settled = True
+        times, writer = sequence.times, sequence.writer
+        self._metrics.sequence_finished(
+            SequenceRecord(
+                finished_reason="error" if sequence.failed else writer.finished_as or "abort",
+                num_prompt_tokens=len(sequence.request.prompt_ids),
+                num_cached_tokens=writer.num_cached_tokens,
+                num_generated_tokens=writer.num_generated_tokens,
+                num_preemptions=sequence.num_preemptions,
+                num_choices=self._num_choices,
+                max_tokens=sequence.request.sampling.max_tokens,
+                arrival=times.arrival if times else sequence.arrival,
+                admitted=times.admitted if times else None,
+                first_token=(times.first_token if times else None) or sequence.first_token,
+                last_token=sequence.last_token,
+                finished=time.monotonic(),
+            )
+        )
+
+    def counts(self) -> "TokenCounts":
+        """The tokens so far. Each prompt counts once, however often it is answered."""
+        firsts = self._sequences[:: self._num_choices]
+        return TokenCounts(
+            num_prompt_tokens=sum(len(s.request.prompt_ids) for s in firsts),
+            num_cached_tokens=sum(s.writer.num_cached_tokens for s in firsts),
+            num_generated_tokens=sum(s.writer.num_generated_tokens for s in self._sequences),
+        )
+
+    def log_fields(self) -> Mapping[str, Any]:
+        """What the request's log line says of it: counts, times, reasons; no content."""
+        firsts = [s.first_token - s.arrival for s in self._sequences if s.first_token is not None]
+        admitted = [s.times.admitted - s.times.arrival for s in self._sequences if s.times and s.times.admitted]
+        reasons = {"error" if s.failed else s.writer.finished_as or "abort" for s in self._sequences}
+        return {
+            **asdict(self.counts()),
+            "finish_reason": ",".join(sorted(reasons)),
+            "queue_seconds": round(max(admitted), 4) if admitted else None,
+            "first_token_seconds": round(min(firsts), 4) if firsts else None,
+        }

@@ -1,0 +1,80 @@
+"""The routes for operators and orchestrators: is it alive, is it ready, what is it, how is it doing, stop that one.
+
+Knows the engine's health and the metrics, no dialect.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from server.errors import NotFound
+from server.service import service_of
+
+_ANSWER_PREFIXES = ("chatcmpl-", "cmpl-")
+
+
+def operations_router() -> APIRouter:
+    """All routes of this module."""
+    router = APIRouter()
+    router.add_api_route("/", root, methods=["GET", "HEAD"])
+    router.add_api_route("/health", health, methods=["GET"])
+    router.add_api_route("/ready", ready, methods=["GET"])
+    router.add_api_route("/version", show_version, methods=["GET"])
+    router.add_api_route("/metrics", metrics, methods=["GET"])
+    router.add_api_route("/abort/{request_id}", abort, methods=["POST"])
+    return router
+
+
+async def root() -> Response:
+    """Some clients look here to see whether anyone is at home."""
+    return PlainTextResponse("deltaloop is running\n")
+
+
+async def health(request: Request) -> Response:
+    """200 while the engine works, drained or not; 503 once it does not."""
+    state = service_of(request).engine.health()
+    return _status(state.alive, state.reason)
+
+
+async def ready(request: Request) -> Response:
+    """200 while new requests are admitted."""
+    state = service_of(request).engine.health()
+    draining = None if state.accepting else "the server is shutting down"
+    return _status(state.alive and state.accepting, state.reason or draining)
+
+
+def _status(good: bool, reason: str | None) -> Response:
+    if good:
+        return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": "unavailable", "reason": reason}, 503)
+
+
+async def show_version() -> Response:
+    """The daemon's version."""
+    return JSONResponse({"version": daemon_version()})
+
+
+def daemon_version() -> str:
+    """The installed version; "unknown" when run from a tree that is not installed."""
+    try:
+        return version("deltaloop")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    body = service_of(request).metrics.render()
+    return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def abort(request: Request) -> Response:
+    """End a running or waiting request; its client gets what was written so far, with finish_reason "abort"."""
+    request_id = request.path_params["request_id"]
+    for prefix in _ANSWER_PREFIXES:
+        request_id = request_id.removeprefix(prefix)
+    if not service_of(request).engine.abort(request_id):
+        raise NotFound(f"No request {request_id} is running or waiting.", code="request_not_found")
+    return JSONResponse({"request_id": request_id, "aborted": True})

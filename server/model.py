@@ -1,0 +1,76 @@
+"""`ServedModel`: what the server knows of the model it serves, all of it text: names, tokenizer, template, defaults.
+
+Made once at start from the model's folder. Weights and tensors are the engine's.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.chat.model_files import GenerationDefaults, ModelFiles
+from server.chat.template import ChatTemplate
+from server.chat.tokenizer import Tokenizer
+from server.errors import NotFound
+
+BUNDLED_NAME = "qwen3-coder-nano"
+FALLBACK_NAME = "qwen3-coder-next"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model under its names; the first is the default. `created` is when this server loaded it, in Unix seconds."""
+
+    names: tuple[str, ...]
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    defaults: GenerationDefaults
+    created: int
+
+    @property
+    def name(self) -> str:
+        """The default name, used in answers and metrics."""
+        return self.names[0]
+
+    def resolve(self, requested: str) -> str:
+        """The name to answer under. An empty one means the default.
+
+        Raises:
+            NotFound: it is none of ours.
+        """
+        if not requested:
+            return self.name
+        if requested in self.names:
+            return requested
+        raise NotFound(
+            f"The model {requested!r} is not served here. Served: {', '.join(self.names)}.",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def served_model(files: ModelFiles, names: tuple[str, ...]) -> ServedModel:
+    """Make the model's text side from its files."""
+    template = None
+    if files.chat_template is not None:
+        template = ChatTemplate(files.chat_template, bos_token=files.bos_token, eos_token=files.eos_token)
+    return ServedModel(
+        names=names,
+        tokenizer=Tokenizer.from_json(files.tokenizer_json),
+        template=template,
+        defaults=files.generation_defaults,
+        created=int(time.time()),
+    )
+
+
+def default_names(folder: Path | None) -> tuple[str, ...]:
+    """Names for a model whose user gave none.
+
+    Editors pick their fill-in-the-middle template by a name with both "qwen" and "coder" in it. A folder with another
+    name is served under its own, with the family's name beside it.
+    """
+    if folder is None:
+        return (BUNDLED_NAME,)
+    name = folder.resolve().name
+    if "qwen" in name.lower() and "coder" in name.lower():
+        return (name,)
+    return (FALLBACK_NAME, name)

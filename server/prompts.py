@@ -1,0 +1,60 @@
+"""From conversations and texts to prompt ids. Long ones are encoded in a thread so that the event loop stays free.
+
+Knows the model's template and tokenizer, no dialect.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from server.chat.conversation import Conversation
+from server.chat.template import TemplateError
+from server.errors import InvalidRequest
+from server.model import ServedModel
+
+T = TypeVar("T")
+
+THREAD_CHARACTERS = 64 * 1024
+
+
+class PromptEncoder:
+    """Encodes prompts for one model."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+
+    async def chat(self, conversation: Conversation) -> tuple[int, ...]:
+        """The prompt ids of a conversation.
+
+        Raises:
+            InvalidRequest: the model has no chat template, or its template refuses the conversation.
+        """
+        size = sum(len(message.content) for message in conversation.messages)
+        size += sum(len(str(call.arguments)) for message in conversation.messages for call in message.tool_calls)
+        return await _run(lambda: self._render(conversation), size)
+
+    async def text(self, text: str) -> tuple[int, ...]:
+        """The ids of a raw prompt, in which control tokens may be written out (fill-in-the-middle needs that)."""
+        return await _run(lambda: tuple(self._model.tokenizer.encode(text, parse_special=True)), len(text))
+
+    async def decode(self, ids: tuple[int, ...]) -> str:
+        """The text of token ids, control tokens included."""
+        return await _run(lambda: self._model.tokenizer.decode(ids, skip_special_tokens=False), len(ids))
+
+    def _render(self, conversation: Conversation) -> tuple[int, ...]:
+        template, tokenizer = self._model.template, self._model.tokenizer
+        if template is None:
+            raise InvalidRequest(
+                "This model has no chat template: use /v1/completions.", param="messages", code="no_chat_template"
+            )
+        try:
+            rendered = template.render(conversation, special_tokens=tokenizer.special_tokens)
+        except TemplateError as error:
+            message = str(error)
+            raise InvalidRequest(f"{message[:1].upper()}{message[1:]}.", param="messages") from error
+        return tuple(tokenizer.encode_prompt(rendered))
+
+
+async def _run(work: Callable[[], T], num_characters: int) -> T:
+    """A thread costs more than encoding a short text does."""
+    return await asyncio.to_thread(work) if num_characters > THREAD_CHARACTERS else work()

@@ -1,0 +1,260 @@
+"""The promise: the same request gives the same tokens, whatever else the engine is doing.
+
+Random workloads drive `EngineCore` step by step, with a fake clock, over pools that are far too small. The executor
+is made of hashes, so any slip in the bookkeeping of blocks, slots and positions changes a token.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from engine.core import CoreLimits, EngineCore
+from engine.plan import StepPlan, StepResult
+from engine.scheduler.sequence import Sequence
+from engine.types import FinishReason, GenerationRequest, SamplingParams, TokenOutput
+from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, HashModel, expected_tokens
+
+ENGINE_SEED = 5
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request, the step before which it comes, and when it is aborted, counted in steps from then, if at all."""
+
+    step: int
+    request: GenerationRequest
+    abort_after: int | None
+    abort_in_flight: bool
+
+
+@dataclass(frozen=True)
+class Workload:
+    limits: CoreLimits
+    arrivals: tuple[Arrival, ...]
+    base_seconds: float
+    token_seconds: float
+
+    def seconds(self, plan: StepPlan) -> float:
+        return self.base_seconds + self.token_seconds * plan.num_tokens
+
+
+token_ids = st.integers(0, VOCAB_SIZE - 1)
+
+
+@st.composite
+def sampling_params(draw: st.DrawFn) -> SamplingParams:
+    max_tokens = draw(st.none() | st.integers(1, 60))
+    min_tokens = draw(st.just(0) | st.integers(0, max_tokens or 60))
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=draw(st.sampled_from([0.0, 1.0])),
+        frequency_penalty=draw(st.sampled_from([0.0, 0.0, 0.5])),
+        seed=draw(st.none() | st.integers(-3, 3)),
+        stop_token_ids=tuple(draw(st.lists(token_ids, max_size=2))),
+        min_tokens=min_tokens,
+        ignore_eos=draw(st.sampled_from([False, True, True])),
+    )
+
+
+@st.composite
+def arrivals(draw: st.DrawFn, max_model_len: int) -> Arrival:
+    num_tokens = draw(st.integers(1, max_model_len - 1) | st.integers(1, min(12, max_model_len - 1)))
+    prompt_seed = draw(st.integers(1, 10**6))
+    return Arrival(
+        step=draw(st.just(0) | st.integers(0, 40)),
+        request=GenerationRequest(
+            request_id="request",
+            prompt_ids=tuple(hash((prompt_seed, i)) % VOCAB_SIZE for i in range(num_tokens)),
+            sampling=draw(sampling_params()),
+            choice=draw(st.integers(0, 1)),
+            priority=draw(st.sampled_from([0, 0, 0, 1, -1])),
+        ),
+        abort_after=draw(st.none() | st.none() | st.integers(0, 60)),
+        abort_in_flight=draw(st.booleans()),
+    )
+
+
+@st.composite
+def workloads(draw: st.DrawFn, aborts: bool = True) -> Workload:
+    block_size = draw(st.sampled_from([1, 2, 4, 16]))
+    num_blocks = draw(st.integers(3, 12) | st.integers(12, 300 // block_size))
+    limits = CoreLimits(
+        max_model_len=draw(st.integers(2, num_blocks * block_size) | st.just(num_blocks * block_size + 1)),
+        vocab_size=VOCAB_SIZE,
+        eos_token_ids=EOS_TOKEN_IDS,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        num_slots=draw(st.integers(1, 4)),
+        max_num_batched_tokens=draw(st.integers(1, 4) | st.integers(5, 24) | st.sampled_from([64, 512])),
+        max_inter_token_gap_seconds=draw(st.sampled_from([0.001, 0.05, 0.25])),
+    )
+    chosen = draw(st.lists(arrivals(limits.max_model_len), min_size=2, max_size=8))
+    if not aborts:
+        chosen = [replace(a, abort_after=None) for a in chosen]
+    return Workload(
+        limits=limits,
+        arrivals=tuple(sorted(chosen, key=lambda a: a.step)),
+        base_seconds=draw(st.sampled_from([0.0, 0.001, 0.1])),
+        token_seconds=draw(st.sampled_from([1e-5, 1e-4, 5e-3])),
+    )
+
+
+@dataclass
+class Driver:
+    """Plays a workload and holds every step against the rules of the scheduler."""
+
+    workload: Workload
+    outputs: dict[int, list[TokenOutput]] = field(default_factory=dict)
+    sequences: list[Sequence] = field(default_factory=list)
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        limits = self.workload.limits
+        self.core = EngineCore(limits, seed=ENGINE_SEED, clock=lambda: self.now)
+        self.scheduler = self.core.scheduler
+        self.model = HashModel(
+            limits.num_blocks, limits.block_size, limits.num_slots, step_seconds=self.workload.seconds
+        )
+
+    def run(self) -> None:
+        """Play until nothing is left. Whoever comes first makes headway in every step, so the end comes in time."""
+        total = sum(self.most_tokens(a.request) for a in self.workload.arrivals)
+        for step in range(50 + total * len(self.workload.arrivals)):
+            self.arrive(step)
+            self.abort(step, in_flight=False)
+            plan = self.schedule()
+            self.abort(step, in_flight=True)
+            if plan is not None:
+                self.apply(plan, self.model.execute(plan))
+            self.scheduler.check()
+            assert plan is not None or not self.scheduler.has_work, "work is left, but no step comes"
+            if plan is None and len(self.sequences) == len(self.workload.arrivals):
+                return
+        raise AssertionError("the workload does not come to an end")
+
+    def most_tokens(self, request: GenerationRequest) -> int:
+        most = self.workload.limits.max_model_len
+        return min(most, len(request.prompt_ids) + (request.sampling.max_tokens or most))
+
+    def arrive(self, step: int) -> None:
+        for arrival in self.workload.arrivals[len(self.sequences) :]:
+            if arrival.step > step:
+                return
+            self.core.validate(arrival.request)
+            sequence = self.core.add(arrival.request)
+            self.sequences.append(sequence)
+            self.outputs[sequence.seq_id] = []
+
+    def abort(self, step: int, *, in_flight: bool) -> None:
+        for arrival, sequence in zip(self.workload.arrivals, self.sequences, strict=False):
+            due = arrival.abort_after is not None and arrival.step + arrival.abort_after == step
+            if due and arrival.abort_in_flight is in_flight:
+                output = self.core.abort(sequence)
+                if output is not None:
+                    self.outputs[sequence.seq_id].append(output)
+
+    def schedule(self) -> StepPlan | None:
+        scheduler, cache = self.scheduler, self.scheduler.cache
+        before = list(scheduler.running)
+        num_preemptions, num_free = scheduler.num_preemptions, cache.num_blocks_free
+        held = {s.seq_id: len(s.allocation.block_ids) for s in before if s.allocation is not None}
+        missing = sum(cache.num_blocks_for(len(s.tokens)) - held[s.seq_id] for s in before)
+
+        plan = self.core.schedule()
+
+        scheduler.check()
+        assert scheduler.num_preemptions == num_preemptions or missing > num_free, "preempted with blocks to spare"
+        for sequence in scheduler.running:
+            if sequence not in before:
+                assert all(sequence.order < other.order for other in scheduler.waiting), "admitted out of turn"
+        if plan is not None:
+            self.check_plan(plan)
+            decoding = [s.seq_id for s in before if s.num_uncomputed_tokens == 1 and s in scheduler.running]
+            first = [s.seq_id for s in plan.sequences[: len(decoding)]]
+            assert first == decoding[: self.workload.limits.max_num_batched_tokens], "decoding sequences come first"
+        return plan
+
+    def check_plan(self, plan: StepPlan) -> None:
+        limits = self.workload.limits
+        assert 0 < plan.num_tokens <= limits.max_num_batched_tokens
+        assert len({s.slot for s in plan.sequences}) == len({s.seq_id for s in plan.sequences}) == len(plan.sequences)
+        blocks = [block_id for s in plan.sequences for block_id in s.block_ids]
+        assert len(blocks) == len(set(blocks))
+        running = {s.seq_id: s for s in self.scheduler.running}
+        for scheduled in plan.sequences:
+            sequence, end = running[scheduled.seq_id], scheduled.start + len(scheduled.token_ids)
+            assert len(scheduled.block_ids) == -(-end // limits.block_size)
+            assert (scheduled.sample is not None) == (end == len(sequence.tokens))
+
+    def apply(self, plan: StepPlan, result: StepResult) -> None:
+        self.now += result.seconds
+        for sequence, output in self.core.apply(plan, result):
+            self.outputs[sequence.seq_id].append(output)
+
+    def check_outputs(self) -> None:
+        """Everyone got what it would have got alone, or the beginning of that."""
+        for sequence in self.sequences:
+            request, outputs = sequence.request, self.outputs[sequence.seq_id]
+            expected, reason = expected_tokens(
+                request.prompt_ids,
+                request.sampling,
+                seed=ENGINE_SEED if request.sampling.seed is None else request.sampling.seed,
+                choice=request.choice,
+                max_model_len=self.workload.limits.max_model_len,
+            )
+            tokens = tuple(t for output in outputs for t in output.token_ids)
+            assert all(output.finish_reason is None for output in outputs[:-1])
+            if outputs[-1].finish_reason is FinishReason.ABORT:
+                assert tokens == expected[: len(tokens)]
+            else:
+                assert (tokens, outputs[-1].finish_reason) == (expected, reason)
+
+    def check_all_returned(self) -> None:
+        cache = self.scheduler.cache
+        assert (cache.num_blocks_free, cache.num_slots_used) == (cache.num_blocks, 0)
+        assert not self.scheduler.running
+        assert not self.scheduler.waiting
+
+
+def play(workload: Workload) -> Driver:
+    driver = Driver(workload)
+    driver.run()
+    driver.check_all_returned()
+    driver.check_outputs()
+    return driver
+
+
+@settings(max_examples=250, deadline=None)
+@given(workloads())
+def test_every_request_gets_the_tokens_it_would_get_alone(workload: Workload) -> None:
+    driver = play(workload)
+    event("preempted" if driver.scheduler.num_preemptions else "not preempted")
+
+
+@settings(max_examples=100, deadline=None)
+@given(workloads(aborts=False))
+def test_each_token_is_computed_once_unless_its_sequence_was_preempted(workload: Workload) -> None:
+    driver = play(workload)
+    # The last token of a sequence is never computed: nothing comes after it.
+    needed = sum(len(s.tokens) - 1 for s in driver.sequences)
+    if driver.scheduler.num_preemptions == 0:
+        assert driver.model.num_tokens == needed
+    else:
+        assert driver.model.num_tokens > needed
+
+
+@settings(max_examples=60, deadline=None)
+@given(workloads(aborts=False))
+def test_nothing_is_preempted_in_a_pool_that_holds_everything(workload: Workload) -> None:
+    limits = workload.limits
+    blocks_each = -(-limits.max_model_len // limits.block_size)
+    roomy = replace(limits, num_blocks=(blocks_each + 4) * len(workload.arrivals), num_slots=len(workload.arrivals))
+    driver = play(replace(workload, limits=roomy))
+    assert driver.scheduler.num_preemptions == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(workloads(aborts=False))
+def test_the_same_workload_makes_the_same_plans(workload: Workload) -> None:
+    assert play(workload).model.plans == play(workload).model.plans

@@ -1,0 +1,183 @@
+"""`HashModel`: an executor whose next token is a hash of everything a real model could see.
+
+What it sees of a sequence is the KV entries reached through the block table and the rolling state in the slot, and
+nothing else. Blocks and slots start as garbage and keep what was last written there, so a wrong block, a stale state, a
+missing reset or a token computed twice draws other tokens than `expected_tokens`, which runs a request alone.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from engine.errors import ExecutorError
+from engine.plan import SampleSpec, ScheduledSequence, SequenceResult, StateAction, StepPlan, StepResult
+from engine.types import FinishReason, SamplingParams, TokenLogprobs
+
+VOCAB_SIZE = 64
+EOS_TOKEN_IDS = (0,)
+INITIAL_STATE = 1_000_003
+
+Hook = Callable[[StepPlan], None]
+
+
+def absorb(state: int, token_id: int, position: int, read: Callable[[int], int]) -> tuple[int, int]:
+    """State and KV entry after one token. It attends to the entry before it and to another earlier one."""
+    seen = (read(position - 1), read(hash((state, token_id)) % position)) if position else ()
+    state = hash((state, token_id, position, seen))
+    return state, hash((state, token_id, 7))
+
+
+def draw(state: int, entries: Sequence[int], spec: SampleSpec, vocab_size: int) -> int:
+    """The token that a hash of all of this picks among those that are not barred."""
+    params = spec.params
+    key = (spec.seed, spec.choice, spec.position) if params.temperature else ()
+    digest = hash((state, tuple(entries), key, spec.history, spec.num_prompt_tokens if spec.history else 0))
+    if not spec.barred_token_ids and params.allowed_token_ids is None:
+        return digest % vocab_size
+    allowed = set(range(vocab_size) if params.allowed_token_ids is None else params.allowed_token_ids)
+    candidates = sorted(allowed - set(spec.barred_token_ids))
+    return candidates[digest % len(candidates)]
+
+
+def expected_tokens(
+    prompt_ids: Sequence[int],
+    params: SamplingParams,
+    *,
+    seed: int,
+    max_model_len: int,
+    choice: int = 0,
+    vocab_size: int = VOCAB_SIZE,
+    eos_token_ids: tuple[int, ...] = EOS_TOKEN_IDS,
+) -> tuple[tuple[int, ...], FinishReason]:
+    """What a request generates when it is alone in the world, and why it ends."""
+    tokens, entries, state = list(prompt_ids), list[int](), INITIAL_STATE
+    ends = {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
+    penalised = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0
+    while True:
+        for position in range(len(entries), len(tokens)):
+            state, entry = absorb(state, tokens[position], position, entries.__getitem__)
+            entries.append(entry)
+        generated = len(tokens) - len(prompt_ids)
+        spec = SampleSpec(
+            params=params,
+            seed=seed % 2**64,
+            choice=choice,
+            position=generated,
+            history=tuple(tokens) if penalised else (),
+            num_prompt_tokens=len(prompt_ids),
+            barred_token_ids=tuple(ends) if generated < params.min_tokens else (),
+        )
+        tokens.append(draw(state, entries, spec, vocab_size))
+        if tokens[-1] in ends:
+            return tuple(tokens[len(prompt_ids) :]), FinishReason.STOP
+        if generated + 1 == params.max_tokens or len(tokens) == max_model_len:
+            return tuple(tokens[len(prompt_ids) :]), FinishReason.LENGTH
+
+
+def no_hook(plan: StepPlan) -> None:
+    """Do nothing before a step."""
+
+
+def fail_on_steps(*calls: int) -> Hook:
+    """A hook that makes the given calls of `execute` fail, counted from 1."""
+    count = 0
+
+    def hook(plan: StepPlan) -> None:
+        nonlocal count
+        count += 1
+        if count in calls:
+            raise ExecutorError(f"call {count} was told to fail")
+
+    return hook
+
+
+def fail_on_token(token_id: int) -> Hook:
+    """A hook that makes every step fail that computes this token."""
+
+    def hook(plan: StepPlan) -> None:
+        if any(token_id in s.token_ids for s in plan.sequences):
+            raise ExecutorError(f"token {token_id} was told to fail")
+
+    return hook
+
+
+def sleep_seconds(seconds: float) -> Hook:
+    """A hook that makes every step last."""
+    return lambda plan: time.sleep(seconds)
+
+
+@dataclass
+class HashModel:
+    """An `Executor` over blocks and slots of integers.
+
+    Attributes:
+        before_step: called with each plan first; what it raises, the step raises, and leaves garbage behind.
+        sequence_error: a sentence when the result of this sequence should be an error instead of a token.
+        step_seconds: the wall time that a step claims to have taken.
+        num_tokens: tokens computed so far, in steps that succeeded.
+    """
+
+    num_blocks: int
+    block_size: int
+    num_slots: int
+    vocab_size: int = VOCAB_SIZE
+    before_step: Hook = no_hook
+    sequence_error: Callable[[ScheduledSequence], str | None] = lambda scheduled: None
+    step_seconds: Callable[[StepPlan], float] = lambda plan: 1e-3
+    num_tokens: int = 0
+    plans: list[StepPlan] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._garbage = 0
+        self._blocks = [[self._rubbish() for _ in range(self.block_size)] for _ in range(self.num_blocks)]
+        self._states = [self._rubbish() for _ in range(self.num_slots)]
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Carry out a plan."""
+        self.plans.append(plan)
+        try:
+            self.before_step(plan)
+        except Exception:
+            self._spoil(plan)
+            raise
+        results = []
+        for scheduled in plan.sequences:
+            self._compute(scheduled)
+            if scheduled.sample is not None:
+                results.append(self._sample(scheduled, scheduled.sample))
+        self.num_tokens += plan.num_tokens
+        return StepResult(tuple(results), self.step_seconds(plan))
+
+    def _compute(self, scheduled: ScheduledSequence) -> None:
+        state = INITIAL_STATE if scheduled.state is StateAction.RESET else self._states[scheduled.slot]
+
+        def read(position: int) -> int:
+            block, offset = divmod(position, self.block_size)
+            return self._blocks[scheduled.block_ids[block]][offset]
+
+        for position, token_id in enumerate(scheduled.token_ids, scheduled.start):
+            state, entry = absorb(state, token_id, position, read)
+            block, offset = divmod(position, self.block_size)
+            self._blocks[scheduled.block_ids[block]][offset] = entry
+        self._states[scheduled.slot] = state
+
+    def _sample(self, scheduled: ScheduledSequence, spec: SampleSpec) -> SequenceResult:
+        error = self.sequence_error(scheduled)
+        if error is not None:
+            return SequenceResult(scheduled.seq_id, (), error=error)
+        entries = [entry for block_id in scheduled.block_ids for entry in self._blocks[block_id]]
+        end = scheduled.start + len(scheduled.token_ids)
+        token_id = draw(self._states[scheduled.slot], entries[:end], spec, self.vocab_size)
+        logprobs = () if spec.params.logprobs is None else (TokenLogprobs(token_id, -1.0),)
+        return SequenceResult(scheduled.seq_id, (token_id,), logprobs)
+
+    def _spoil(self, plan: StepPlan) -> None:
+        """A step that failed half-way: nothing it touched can be trusted."""
+        for scheduled in plan.sequences:
+            self._states[scheduled.slot] = self._rubbish()
+            for block_id in scheduled.block_ids:
+                self._blocks[block_id] = [self._rubbish() for _ in range(self.block_size)]
+
+    def _rubbish(self) -> int:
+        self._garbage += 1
+        return hash((self._garbage, 11))

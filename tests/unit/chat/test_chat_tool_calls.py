@@ -1,0 +1,307 @@
+"""The tool-call parser: well-formed calls, the slips models make, prose that only looks like one; all at every cut."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.chat.conversation import Conversation, Message, Tool, ToolCall
+from server.chat.template import ChatTemplate
+from server.chat.tool_calls import CallArguments, CallEnded, CallStarted, Piece, TextPiece, ToolCallParser
+
+TOOLS = (
+    Tool(
+        "write_file",
+        {
+            "name": "write_file",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "path": {"type": "string"},
+                    "content": {"type": "string"},
+                    "mode": {"type": "integer"},
+                    "options": {"type": "object"},
+                },
+            },
+        },
+    ),
+    Tool("now", {"name": "now"}),
+    Tool("odd one", {"name": "odd one", "parameters": {"properties": ["no", "mapping"]}}),
+)
+
+
+@dataclass
+class Answer:
+    """What a client makes of the pieces: text, and each call as [name, arguments as JSON text, whether it ended]."""
+
+    parts: list[Any]
+    in_call: bool
+
+    @property
+    def calls(self) -> list[tuple[str, Any]]:
+        return [(part[0], json.loads(part[1])) for part in self.parts if isinstance(part, list)]
+
+
+def assemble(pieces: list[Piece], parser: ToolCallParser) -> Answer:
+    parts: list[Any] = []
+    for piece in pieces:
+        match piece:
+            case TextPiece(text):
+                assert text
+                if parts and isinstance(parts[-1], str):
+                    parts[-1] += text
+                else:
+                    parts.append(text)
+            case CallStarted(index, name):
+                assert index == sum(isinstance(part, list) for part in parts)
+                parts.append([name, "", False])
+            case CallArguments(index, fragment):
+                assert fragment
+                assert not parts[-1][2]
+                parts[-1][1] += fragment
+            case CallEnded():
+                parts[-1][2] = True
+    assert parser.num_calls == sum(isinstance(part, list) for part in parts)
+    return Answer(parts, parser.in_call)
+
+
+def parse(portions: list[str], tools: tuple[Tool, ...] = TOOLS, truncated: bool = False) -> Answer:
+    parser = ToolCallParser(tools)
+    pieces = [piece for portion in portions for piece in parser.feed(portion)]
+    return assemble(pieces + parser.finish(truncated), parser)
+
+
+def parse_every_cut(text: str, tools: tuple[Tool, ...] = TOOLS, truncated: bool = False) -> Answer:
+    whole = parse([text], tools, truncated)
+    for cut in range(len(text)):
+        assert parse([text[:cut], text[cut:]], tools, truncated) == whole, f"cut at {cut}"
+    for width in (1, 2, 3, 7):
+        assert parse([text[at : at + width] for at in range(0, len(text), width)], tools, truncated) == whole
+    return whole
+
+
+def call(name: str, *parameters: tuple[str, str]) -> str:
+    body = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in parameters)
+    return f"<tool_call>\n<function={name}>\n{body}</function>\n</tool_call>"
+
+
+def test_text_then_calls() -> None:
+    first = call("write_file", ("path", "a.py"), ("content", "x = 1\n\n"), ("mode", "420"), ("options", '{"a": [1]}'))
+    answer = parse_every_cut(f"I'll write it.\n\n{first}\n{call('now')}\n")
+    assert answer.parts[0] == "I'll write it."
+    assert answer.calls == [
+        ("write_file", {"path": "a.py", "content": "x = 1\n\n", "mode": 420, "options": {"a": [1]}}),
+        ("now", {}),
+    ]
+    assert len(answer.parts) == 3
+    assert not answer.in_call
+
+
+def test_what_the_template_writes_is_read_back(template: ChatTemplate) -> None:
+    arguments = {"path": "", "content": "\n two\n\nlines \n", "mode": 7, "options": {"é": None, "x": [True, 1.5]}}
+    calls = (ToolCall("1", "write_file", arguments), ToolCall("2", "now", {}))
+    rendered = template.render(
+        Conversation((Message("assistant", "Now:", calls),), template_kwargs={"add_generation_prompt": False})
+    )
+    text = rendered.text.removeprefix("<|im_start|>assistant\n").removesuffix("<|im_end|>\n")
+    answer = parse_every_cut(text)
+    assert answer.parts[0] == "Now:"
+    assert answer.calls == [("write_file", arguments), ("now", {})]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a.py", "a.py"),
+        ("", ""),
+        ("\n", "\n"),
+        ("if a < b:\n    x <<= 1\n", "if a < b:\n    x <<= 1\n"),
+        ("<a>\n  <parameter name='x'>1</parameter>\n</a>", "<a>\n  <parameter name='x'>1</parameter>\n</a>"),
+        ("<function=now>\n</function>\nmore", "<function=now>\n</function>\nmore"),
+        ("a\n</tool_call> b\n</tool_call>\nc", "a\n</tool_call> b\n</tool_call>\nc"),
+        ("<parameter=path>\nx", "<parameter=path>\nx"),
+        ("<parameter=unknown>\nx", "<parameter=unknown>\nx"),
+        ('quotes " and \\ and \t é 🙂', 'quotes " and \\ and \t é 🙂'),
+    ],
+)
+def test_values_may_hold_anything(value: str, expected: str) -> None:
+    text = call("write_file", ("path", "p"), ("content", value), ("mode", "1"))
+    assert parse_every_cut(text).calls == [("write_file", {"path": "p", "content": expected, "mode": 1})]
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "calls"),
+    [
+        pytest.param("<function=now>\n</function>\n</tool_call>", [], [("now", {})], id="no opener"),
+        pytest.param("Look:\n\n  <function=now>\n</function>", ["Look:"], [("now", {})], id="no opener, after text"),
+        pytest.param("<tool_call><function=now></function></tool_call>", [], [("now", {})], id="no newlines"),
+        pytest.param("<tool_call>\n<function=now>\n</function>", [], [("now", {})], id="no call closer"),
+        pytest.param("<tool_call>\n<function=now>\n</tool_call>", [], [("now", {})], id="no function closer"),
+        pytest.param("<tool_call>\n<function=now>\n", [], [("now", {})], id="no closer at all"),
+        pytest.param('<tool_call>\n<function="now" >\n</function>', [], [("now", {})], id="quoted name"),
+        pytest.param("<tool_call>\n<function=odd one>\n</function>", [], [("odd one", {})], id="odd offered name"),
+        pytest.param(
+            "<tool_call>\n<function=now>\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
+            [],
+            [("now", {}), ("now", {})],
+            id="a call in a call",
+        ),
+        pytest.param(
+            "<tool_call>\n<function=now>\n</function>\n<function=now>\n</function>\n</tool_call>",
+            [],
+            [("now", {}), ("now", {})],
+            id="two functions in one call",
+        ),
+        pytest.param(
+            "<tool_call>\n<function=write_file>\n<parameter=path>\na\n<parameter=mode>\n3\n</function>\n</tool_call>",
+            [],
+            [("write_file", {"path": "a", "mode": 3})],
+            id="no parameter closers",
+        ),
+        pytest.param(
+            "<tool_call>\n<function=write_file>\n<parameter=path>\na\n</tool_call>\n" + call("now"),
+            [],
+            [("write_file", {"path": "a"}), ("now", {})],
+            id="only the call closer",
+        ),
+        pytest.param(
+            "<tool_call>\n<function=write_file>\n<parameter=path>\na\n</function>\n",
+            [],
+            [("write_file", {"path": "a"})],
+            id="no parameter closer, then the end",
+        ),
+        pytest.param(
+            "<tool_call>\n<function=write_file>\n<parameter=path>\na/b\n",
+            [],
+            [("write_file", {"path": "a/b"})],
+            id="the end inside a value",
+        ),
+        pytest.param(
+            "<tool_call>\n<function=write_file>\n<parameter=path=a.py>\n</parameter>\n<parameter=content=x\ny\n"
+            "</parameter>\n</function>\n</tool_call>",
+            [],
+            [("write_file", {"path": "a.py", "content": "x\ny"})],
+            id="value in the tag",
+        ),
+        pytest.param(call("Now"), [], [("Now", {})], id="unknown function with an opener"),
+        pytest.param(
+            call("mcp.x/y:z-1", ("n", "5")), [], [("mcp.x/y:z-1", {"n": "5"})], id="unknown function with a parameter"
+        ),
+        pytest.param(call("now", ("path", "x")), [], [("now", {"path": "x"})], id="undeclared parameter"),
+    ],
+)
+def test_slips_are_mended(text: str, before: list[str], calls: list[tuple[str, Any]]) -> None:
+    answer = parse_every_cut(text)
+    assert [part for part in answer.parts if isinstance(part, str)] == before
+    assert answer.calls == calls
+    assert all(part[2] for part in answer.parts if isinstance(part, list))
+    assert not answer.in_call
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain text\n\n",
+        " \n ",
+        "",
+        "The `<tool_call>` tag opens a call.",
+        "<tool_call>",
+        "<tool_call>\n<function=",
+        "<tool_call>\n<function=now",
+        "<tool_call>\n<function=a b\nc>",
+        "<tool_call>\n<function=>\n",
+        "<tool_call>\n\n{no function}",
+        "<tool_call><tool_call>x",
+        "see <function=now> for this",
+        "\n<function=unknown>\n</function>",
+        "\n<function=nowhere>",
+        "a < b, c << d, <",
+        "</tool_call>\n</function>",
+        "<parameter=path>\nx\n</parameter>",
+    ],
+)
+def test_what_is_no_call_stays_text(text: str) -> None:
+    assert parse_every_cut(text).parts == ([text] if text else [])
+
+
+def test_without_tools_everything_is_text() -> None:
+    text = f"Example:\n{call('now')}\n"
+    assert parse_every_cut(text, tools=()).parts == [text]
+
+
+def test_text_after_and_inside_a_call_is_not_lost() -> None:
+    inside = "<tool_call>\n<function=now>\nstray <b>\n</function>\n</tool_call>"
+    answer = parse_every_cut(f"{inside}\nand then")
+    assert answer.calls == [("now", {})]
+    assert answer.parts[1] == "stray <b>\nand then"
+    unfinished = parse_every_cut("<tool_call>\n<function=now>\n<parameter=pa")
+    assert unfinished.parts == [["now", "{}", True], "<parameter=pa"]
+
+
+@pytest.mark.parametrize(
+    "length", range(1, len("<tool_call>\n<function=write_file>\n<parameter=path>\nab\n</parameter>"))
+)
+def test_a_truncated_call_is_never_complete(length: int) -> None:
+    text = call("write_file", ("path", "ab"), ("content", "c"))[:length]
+    answer = parse_every_cut(text, truncated=True)
+    if answer.in_call:
+        assert answer.parts[0][0] == "write_file"
+        assert not answer.parts[0][2]
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(answer.parts[0][1])
+    else:
+        assert answer.parts == [text]
+
+
+def test_truncated_after_a_whole_call() -> None:
+    answer = parse_every_cut(call("now")[: -len("call>")], truncated=True)
+    assert answer.calls == [("now", {})]
+    assert not answer.in_call
+
+
+def test_text_and_arguments_stream() -> None:
+    parser = ToolCallParser(TOOLS)
+    assert parser.feed("Hello <tool") == [TextPiece("Hello")]
+    assert parser.feed("_box> ") == [TextPiece(" <tool_box>")]
+    assert parser.feed("<tool_call> in prose") == [TextPiece(" <tool_call> in prose")]
+    assert parser.feed("\n<tool_call>\n<function=write_file>\n<parameter=content>\n") == [
+        CallStarted(0, "write_file"),
+        CallArguments(0, '{"content": '),
+    ]
+    assert parser.in_call
+    assert parser.feed('say "hi') == [CallArguments(0, '"say \\"hi')]
+    assert parser.feed("\n") == []
+    assert parser.feed("x</par") == [CallArguments(0, "\\nx")]
+    assert parser.feed("ameter>\n</function>") == [CallArguments(0, '"'), CallArguments(0, "}"), CallEnded(0)]
+    assert not parser.in_call
+    assert parser.feed("\n</tool_call>") == []
+    assert parser.finish() == []
+
+
+MARKUP = st.sampled_from(
+    [
+        "<tool_call>", "</tool_call>", "<function=now>", "<function=write_file>", "<function=", "</function>", "\n", " ",
+        "<parameter=path>", "<parameter=mode>", "<parameter=content=", "</parameter>", "<", ">", "x", "5", "null", "é\"",
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=400)
+@given(st.lists(MARKUP, max_size=14).map("".join), st.booleans())
+def test_any_text_gives_the_same_at_every_cut(text: str, truncated: bool) -> None:
+    answer = parse_every_cut(text, truncated=truncated)
+    for part in answer.parts:
+        if isinstance(part, list) and part[2]:
+            assert isinstance(json.loads(part[1]), dict)
+    assert answer.in_call == any(isinstance(part, list) and not part[2] for part in answer.parts)
+    if not truncated:
+        assert not answer.in_call
+
+
+def test_a_long_value_costs_its_length() -> None:
+    portions = ["<tool_call>\n<function=write_file>\n<parameter=content>\n", *["a < b\n"] * 20_000, "\n</parameter>"]
+    assert len(parse(portions).calls[0][1]["content"]) == 6 * 20_000
+    assert len(parse(["".join(portions)]).calls[0][1]["content"]) == 6 * 20_000
