@@ -50,8 +50,7 @@ class PromptEncoder:
         try:
             rendered = template.render(conversation, special_tokens=tokenizer.special_tokens)
         except TemplateError as error:
-            message = str(error)
-            raise InvalidRequest(f"{message[:1].upper()}{message[1:]}.", param="messages") from error
+            raise InvalidRequest(f"{error}.", param="messages") from error
         return tuple(tokenizer.encode_prompt(rendered))
 
 

@@ -53,7 +53,8 @@ class ChatTemplate:
     Every control token in the template's source is replaced by a *mark*: a text with 128 random bits, drawn for this
     object, that no client can guess. The rendered text's marks are what the template wrote, and nothing else can pass
     for one: not a message, a tool's schema or an argument, nor a client's text and the template's beside it that only
-    together spell a control token. Client text is never touched, whatever characters it holds.
+    together spell a control token. Client text is never touched, whatever characters it holds. The price: a template
+    must write each control token whole, as those of this model family do, and not put it together from parts.
     """
 
     def __init__(self, source: str, bos_token: str | None = None, eos_token: str | None = None) -> None:
@@ -80,7 +81,8 @@ class ChatTemplate:
             marked = template.render(names)
         except Exception as error:  # a template can fail in any way Python can
             reason = self._mark_pattern.sub(lambda found: specials[int(found[1])], str(error))
-            raise TemplateError(f"the chat template refused the messages: {reason or type(error).__name__}") from error
+            reason = reason.rstrip(".") or type(error).__name__
+            raise TemplateError(f"the chat template refused the messages: {reason}") from error
         if conversation.continue_final_message:
             marked = self._cut_at_end_mark(marked)
         return self._read_marks(marked, specials)

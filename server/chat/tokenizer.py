@@ -40,6 +40,7 @@ class Tokenizer:
         self._specials = frozenset(self._special_ids.values())
         self._special_pattern = _any_of(self._special_ids)
         self._bytes_by_id = _bytes_by_id(inner.get_vocab(with_added_tokens=True), self._added_ids)
+        self._max_id = max(self._bytes_by_id, default=-1)
         self._cache = PieceCache(cache_bytes)
 
     @classmethod
@@ -64,7 +65,7 @@ class Tokenizer:
     @property
     def max_id(self) -> int:
         """The largest id in use."""
-        return max(self._bytes_by_id)
+        return self._max_id
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
         """The ids of `text`. Control tokens written in it become such with `parse_special`, else stay plain text.

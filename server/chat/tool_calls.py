@@ -117,8 +117,8 @@ class ToolCallParser:
         """The rest; no more text will come.
 
         An open call is closed, for the model's own end token means that it was meant to be whole. With `truncated` (the
-        token limit, a stop string, an abort) it stays open: `in_call` stays true, and the answer must be finished as
-        such and not as a call.
+        token limit, a stop string, an abort) it stays open, what is held back of it is dropped, `in_call` stays true,
+        and the answer must be finished as such and not as a call.
         """
         if self._in_call and truncated:
             return []

@@ -5,7 +5,8 @@ around the value. In the model's format every value arrives as unquoted text, so
 
 * a string, an enum of strings, or an undeclared parameter: the text as it stands, streamed as it comes;
 * `null` in any case is null, unless the schema asks for a string and not for null;
-* integer, number, boolean: converted; text that does not fit goes out as a string, for the client to report back;
+* integer, number: converted; text that does not fit goes out as a string, for the client to report back;
+* boolean: true if the text says so in any case, else false;
 * object, array, and what names no type: JSON if it is JSON, else a Python literal, else a string.
 """
 

@@ -153,8 +153,20 @@ class Words:
         return name if self.rng.random() < 0.35 else f"{self.folder()}/{name}"
 
     def phrase(self) -> str:
-        """Two to six words of text."""
-        return " ".join(self.word() for _ in range(self.rng.randint(2, 6)))
+        """Two to eight words of text, at times a small sentence and at times without any sense."""
+        if self.rng.random() < 0.35:
+            return " ".join(self.word() for _ in range(self.rng.randint(2, 6)))
+        verb, noun, thing = self.pick(VERBS), self.pick(NOUNS), self.word()
+        text = self.rng.choice(
+            [
+                f"{verb} the {noun}", f"{verb} the {thing} {noun}", f"the {noun} is ready", f"{noun} for the {thing}",
+                f"we need to {verb} the {noun}", f"how to {verb} a {noun}", f"{noun} {self.integer()}", f"best {thing} {noun}",
+                f"fix the {thing} in the {noun}", f"{verb} {noun} and {thing}", f"call {self.pick(PEOPLE)} about the {noun}",
+                f"the {noun} of {self.pick(PEOPLE)} in {self.pick(CITIES)}", f"do not {verb} the {noun}", f"{noun} with {thing}",
+                f"I will {verb} the {noun} at {self.rng.randint(1, 12)}", f"new {noun}", f"{thing} for {self.pick(CITIES)}", f"buy {thing}",
+            ]
+        )  # fmt: skip
+        return text.capitalize() if self.rng.random() < 0.15 else text
 
     def integer(self) -> int:
         roll = self.rng.random()

@@ -15,7 +15,7 @@ def portions_text(tokenizer: Tokenizer, portions: list[list[int]], skip: bool) -
     return "".join([detokenizer.feed(portion) for portion in portions]) + detokenizer.flush()
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     portions=st.lists(st.lists(st.one_of(st.integers(0, 152_000), st.integers(94, 255), LONELY), max_size=6)),
     skip=st.booleans(),

@@ -90,7 +90,7 @@ def test_client_and_template_together_make_no_control_token() -> None:
     assert rendered == RenderedPrompt("<|im_start|><|im_end|>", ((0, 12),))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("\ue000\ue001:0<|>im_end")), max_size=30))
 def test_client_text_is_never_touched(template: ChatTemplate, content: str) -> None:
     rendered = template.render(user(content), SPECIALS)

@@ -64,7 +64,7 @@ def test_golden_ids(tokenizer: Tokenizer, case: dict[str, object]) -> None:
     assert tokenizer.decode(ids, skip_special_tokens=False) == case["text"].replace("e\u0301", "é")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(WITHOUT_SPECIALS, WITHOUT_SPECIALS, WITHOUT_SPECIALS)
 def test_prompts_are_tokenized_as_one_string(
     tokenizer: Tokenizer, reference: tokenizers.Tokenizer, template: ChatTemplate, a: str, b: str, c: str
@@ -78,7 +78,7 @@ def test_prompts_are_tokenized_as_one_string(
     assert tokenizer.encode_prompt(rendered) == reference.encode(rendered.text, add_special_tokens=False).ids
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(FRAGMENTS, st.sampled_from(["<|im_end|>", "<|endoftext|>"]), st.text(max_size=8))))
 def test_parsing_control_tokens_is_what_the_library_does(
     tokenizer: Tokenizer, reference: tokenizers.Tokenizer, fragments: list[str]

@@ -265,8 +265,8 @@ def test_truncated_after_a_whole_call() -> None:
 def test_text_and_arguments_stream() -> None:
     parser = ToolCallParser(TOOLS)
     assert parser.feed("Hello <tool") == [TextPiece("Hello")]
-    assert parser.feed("_box> ") == [TextPiece(" <tool_box>")]
-    assert parser.feed("<tool_call> in prose") == [TextPiece(" <tool_call> in prose")]
+    assert parser.feed("_box> ") == [TextPiece(" <"), TextPiece("tool_box>")]
+    assert parser.feed("<tool_call> in prose") == [TextPiece(" <"), TextPiece("tool_call> in prose")]
     assert parser.feed("\n<tool_call>\n<function=write_file>\n<parameter=content>\n") == [
         CallStarted(0, "write_file"),
         CallArguments(0, '{"content": '),
@@ -281,15 +281,13 @@ def test_text_and_arguments_stream() -> None:
     assert parser.finish() == []
 
 
-MARKUP = st.sampled_from(
-    [
-        "<tool_call>", "</tool_call>", "<function=now>", "<function=write_file>", "<function=", "</function>", "\n", " ",
-        "<parameter=path>", "<parameter=mode>", "<parameter=content=", "</parameter>", "<", ">", "x", "5", "null", "é\"",
-    ]
-)  # fmt: skip
+OPENERS = ["<tool_call>", "<function=now>", "<function=write_file>", "<function=", "<parameter=content="]
+CLOSERS = ["</tool_call>", "</function>", "</parameter>"]
+PARAMETERS = ["<parameter=path>", "<parameter=mode>"]
+MARKUP = st.sampled_from([*OPENERS, *CLOSERS, *PARAMETERS, "\n", " ", "<", ">", "x", "5", "null", 'é"'])
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(st.lists(MARKUP, max_size=14).map("".join), st.booleans())
 def test_any_text_gives_the_same_at_every_cut(text: str, truncated: bool) -> None:
     answer = parse_every_cut(text, truncated=truncated)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.chat.tool_values import ArgumentsWriter, value_writer
@@ -70,7 +70,6 @@ def write(schema: object, *portions: str) -> Any:
         (OBJECT, "{broken", "{broken"),
         (OBJECT, "NaN", "NaN"),
         (OBJECT, "{1, 2}", "{1, 2}"),
-        (OBJECT, r"'\d'", r"'\d'"),
         (OBJECT, "[" * 100_000, "[" * 100_000),
         (OBJECT, "null", None),
         ({"type": "array"}, "[1]", [1]),
@@ -88,6 +87,7 @@ def test_follows_the_schema(schema: object, text: str, value: object) -> None:
     assert write(schema, *text[:200], text[200:]) == value
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([STRING, MAYBE_STRING, INTEGER, NUMBER, BOOLEAN, OBJECT, {}, {"type": ["string", "integer"]}]),
     st.one_of(st.text(), st.text(alphabet="nulNUL0123456789.-+e_{}[]'\",: ")),

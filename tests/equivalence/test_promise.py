@@ -1,0 +1,133 @@
+"""The promise on the real engine: the same request gives the same bits, whatever else the server is doing.
+
+Answers carry the log-probability of every token of the vocabulary, so equal answers mean equal logits.
+"""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from engine.model.config import ModelConfig, parse_model_config
+from engine.types import GenerationRequest, SamplingParams
+from tests.support.engines import Answer, random_weights, run
+
+TINY: dict[str, Any] = {
+    "architectures": ["Qwen3NextForCausalLM"],
+    "model_type": "qwen3_next",
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "rope_theta": 5e6,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_conv_kernel_dim": 4,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 32,
+}
+REAL_SHAPES = TINY | {
+    "hidden_size": 2048,
+    "num_attention_heads": 16,
+    "head_dim": 256,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+}
+
+
+def _config(fields: dict[str, Any]) -> ModelConfig:
+    return parse_model_config(fields, {})
+
+
+def _requests(num: int, vocab_size: int, longest: int, num_tokens: int) -> list[GenerationRequest]:
+    """Half greedy, half sampled with penalties and seeds, of all lengths."""
+    rng = random.Random(4)
+    requests = []
+    for i in range(num):
+        sampling = SamplingParams(
+            max_tokens=rng.randint(1, num_tokens),
+            temperature=0.0 if i % 2 else 1.3,
+            top_k=0 if i % 3 else 20,
+            top_p=0.9 if i % 5 == 0 else 1.0,
+            repetition_penalty=1.2 if i % 4 == 0 else 1.0,
+            seed=i,
+            logprobs=vocab_size,
+        )
+        prompt = tuple(rng.randrange(vocab_size) for _ in range(rng.choice([1, 2, 15, 16, 17, longest])))
+        requests.append(GenerationRequest(f"r{i}", prompt, sampling))
+    return requests
+
+
+def _alone(model: Any, requests: list[GenerationRequest]) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+    for request in requests:
+        answers |= run(model, [(0, request)])
+    return answers
+
+
+def _assert_same(answers: dict[str, Answer], expected: dict[str, Answer]) -> None:
+    for request_id, answer in answers.items():
+        assert answer.token_ids == expected[request_id].token_ids
+        assert answer.logprobs == expected[request_id].logprobs
+        assert answer.finish_reason == expected[request_id].finish_reason
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def tiny(request: pytest.FixtureRequest) -> tuple[Any, list[GenerationRequest], dict[str, Answer]]:
+    model = random_weights(_config(TINY), request.param)
+    requests = _requests(16, 97, longest=70, num_tokens=24)
+    return model, requests, _alone(model, requests)
+
+
+def test_among_sixteen(tiny: Any) -> None:
+    model, requests, alone = tiny
+    _assert_same(run(model, [(0, r) for r in requests]), alone)
+
+
+@pytest.mark.parametrize("tokens_per_step", [17, 23, 64])
+def test_chunked(tiny: Any, tokens_per_step: int) -> None:
+    model, requests, alone = tiny
+    _assert_same(run(model, [(0, r) for r in requests], max_tokens_per_step=tokens_per_step), alone)
+
+
+def test_any_order_of_arrival(tiny: Any) -> None:
+    model, requests, alone = tiny
+    rng = random.Random(9)
+    for _ in range(3):
+        _assert_same(run(model, [(rng.randrange(30), r) for r in rng.sample(requests, 16)], num_slots=5), alone)
+
+
+def test_preempted(tiny: Any) -> None:
+    model, _, _ = tiny
+    sampling = SamplingParams(max_tokens=40, seed=3, logprobs=97)
+    requests = [GenerationRequest(f"p{i}", tuple(range(i, i + 9)), sampling) for i in range(6)]
+    answers = run(model, [(0, r) for r in requests], num_blocks=14, max_tokens_per_step=40)
+    assert sum(a.num_preemptions for a in answers.values()) > 3
+    _assert_same(answers, _alone(model, requests))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_at_the_real_matrix_shapes_with_two_threads(dtype: torch.dtype) -> None:
+    torch.set_num_threads(2)
+    try:
+        model = random_weights(_config(REAL_SHAPES), dtype)
+        requests = _requests(6, 97, longest=37, num_tokens=4)
+        alone = _alone(model, requests)
+        _assert_same(run(model, [(0, r) for r in requests]), alone)
+        _assert_same(run(model, [(i, r) for i, r in enumerate(requests)], max_tokens_per_step=20), alone)
+    finally:
+        torch.set_num_threads(1)

@@ -1,0 +1,93 @@
+"""Engines over a real model without files or sockets: the core, the runner, and a loop that drives them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.core import CoreLimits, EngineCore
+from engine.kernels.table import reference_kernels
+from engine.layers.targets import Targets
+from engine.model.config import ModelConfig
+from engine.model.qwen3_next import Qwen3Next
+from engine.runner.runner import Runner
+from engine.runner.storage import Storage
+from engine.scheduler.sequence import Sequence
+from engine.types import FinishReason, GenerationRequest, TokenLogprobs
+
+CPU = torch.device("cpu")
+BLOCK_SIZE = 8
+
+
+def random_weights(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> Qwen3Next:
+    """A model of any dimensions with random weights, without a checkpoint."""
+    targets = Targets(dtype, CPU)
+    model = Qwen3Next.declare(config, targets, reference_kernels())
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in targets.tensors.items():
+        scale = 0.3 if tensor.dim() == 1 or "conv1d" in name else tensor.shape[-1] ** -0.5
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale + (1.0 if "attn.norm" in name else 0.0))
+    return model
+
+
+@dataclass
+class Answer:
+    """Everything one request got."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    num_preemptions: int = 0
+
+
+def run(
+    model: Qwen3Next,
+    arrivals: Iterable[tuple[int, GenerationRequest]],
+    *,
+    num_blocks: int = 200,
+    num_slots: int = 16,
+    max_tokens_per_step: int = 2048,
+) -> dict[str, Answer]:
+    """Serve requests that arrive before the given steps; answers by request id."""
+    config = model.config
+    limits = CoreLimits(
+        max_model_len=(num_blocks - 1) * BLOCK_SIZE,
+        vocab_size=config.vocab_size,
+        eos_token_ids=config.eos_token_ids,
+        num_blocks=num_blocks,
+        block_size=BLOCK_SIZE,
+        num_slots=num_slots,
+        max_num_batched_tokens=max_tokens_per_step,
+        max_inter_token_gap_seconds=3600.0,
+    )
+    core = EngineCore(limits)
+    storage = Storage.allocate(config, num_blocks, BLOCK_SIZE, num_slots, model.embedding.dtype, CPU)
+    runner = Runner(model, storage, BLOCK_SIZE, config.vocab_size)
+    pending = sorted(arrivals, key=lambda arrival: arrival[0])
+    answers: dict[str, Answer] = {}
+    step = 0
+    while pending or core.scheduler.has_work:
+        while pending and pending[0][0] <= step:
+            request = pending.pop(0)[1]
+            core.validate(request)
+            core.add(request)
+            answers[request.request_id] = Answer()
+        plan = core.schedule()
+        step += 1
+        if plan is None:
+            continue
+        for sequence, output in core.apply(plan, runner.execute(plan)):
+            _note(answers, sequence, output.token_ids, output.logprobs)
+        core.scheduler.check()
+    assert core.scheduler.cache.num_blocks_free == num_blocks
+    return answers
+
+
+def _note(
+    answers: dict[str, Answer], sequence: Sequence, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]
+) -> None:
+    answer = answers[sequence.request.request_id]
+    answer.token_ids += token_ids
+    answer.logprobs += logprobs
+    answer.finish_reason = sequence.finish_reason
+    answer.num_preemptions = sequence.num_preemptions

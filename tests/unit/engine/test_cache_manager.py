@@ -1,0 +1,123 @@
+"""Pools of ids, and the manager over them."""
+
+import pytest
+
+from engine.cache.manager import Allocation, CacheManager
+from engine.cache.pool import IdPool
+from engine.errors import InvariantViolation
+
+
+def admitted(manager: CacheManager, num_tokens: int, num_spare_blocks: int = 0) -> Allocation:
+    allocation = manager.admit(num_tokens, num_spare_blocks)
+    assert allocation is not None
+    return allocation
+
+
+def test_a_pool_hands_out_each_id_once() -> None:
+    pool = IdPool(5)
+    first, second = pool.take(2), pool.take(3)
+    assert first is not None
+    assert second is not None
+    assert sorted(first + second) == [0, 1, 2, 3, 4]
+    assert (pool.num_free, pool.num_used) == (0, 5)
+
+
+def test_a_pool_takes_all_or_nothing() -> None:
+    pool = IdPool(3)
+    assert pool.take(4) is None
+    assert pool.num_free == 3
+    assert pool.take(0) == []
+
+
+def test_what_is_given_back_can_be_taken_again() -> None:
+    pool = IdPool(2)
+    assert pool.take(2) is not None
+    pool.give_back([1])
+    assert pool.take(1) == [1]
+
+
+def test_releasing_twice_is_a_violation() -> None:
+    pool = IdPool(2)
+    taken = pool.take(1)
+    assert taken is not None
+    pool.give_back(taken)
+    with pytest.raises(InvariantViolation, match="released twice"):
+        pool.give_back(taken)
+
+
+@pytest.mark.parametrize(("num_tokens", "num_blocks"), [(0, 0), (1, 1), (63, 1), (64, 1), (65, 2), (128, 2), (129, 3)])
+def test_blocks_for_tokens(num_tokens: int, num_blocks: int) -> None:
+    assert CacheManager(1, 64, 1).num_blocks_for(num_tokens) == num_blocks
+
+
+def test_admission_takes_a_slot_and_the_blocks() -> None:
+    manager = CacheManager(num_blocks=10, block_size=4, num_slots=2)
+    allocation = admitted(manager, 9)
+    assert len(allocation.block_ids) == 3
+    assert (manager.num_blocks_free, manager.num_slots_used, manager.usage) == (7, 1, 0.3)
+
+
+def test_admission_leaves_the_spare_blocks() -> None:
+    manager = CacheManager(num_blocks=4, block_size=4, num_slots=2)
+    assert manager.admit(9, num_spare_blocks=2) is None
+    assert (manager.num_blocks_free, manager.num_slots_used) == (4, 0)
+    assert admitted(manager, 9, num_spare_blocks=1)
+
+
+def test_admission_needs_a_slot() -> None:
+    manager = CacheManager(num_blocks=4, block_size=4, num_slots=1)
+    admitted(manager, 1)
+    assert manager.admit(1, 0) is None
+    assert manager.num_blocks_free == 3
+
+
+def test_growing_keeps_the_blocks_in_place_and_adds_what_is_missing() -> None:
+    manager = CacheManager(num_blocks=4, block_size=4, num_slots=1)
+    allocation = admitted(manager, 4)
+    before = list(allocation.block_ids)
+    assert manager.grow(allocation, 4)
+    assert allocation.block_ids == before
+    assert manager.grow(allocation, 13)
+    assert allocation.block_ids[:1] == before
+    assert len(allocation.block_ids) == 4
+
+
+def test_growing_that_does_not_fit_changes_nothing() -> None:
+    manager = CacheManager(num_blocks=2, block_size=4, num_slots=1)
+    allocation = admitted(manager, 4)
+    assert not manager.grow(allocation, 12)
+    assert (len(allocation.block_ids), manager.num_blocks_free) == (1, 1)
+
+
+def test_releasing_gives_everything_back() -> None:
+    manager = CacheManager(num_blocks=4, block_size=4, num_slots=1)
+    allocation = admitted(manager, 6)
+    manager.grow(allocation, 12)
+    manager.release(allocation)
+    assert (manager.num_blocks_free, manager.num_slots_used) == (4, 0)
+    manager.check([])
+
+
+def test_check_finds_a_leak() -> None:
+    manager = CacheManager(num_blocks=4, block_size=4, num_slots=2)
+    admitted(manager, 4)
+    with pytest.raises(InvariantViolation, match="1 blocks in use, but running sequences hold 0"):
+        manager.check([])
+
+
+def test_check_finds_a_shared_block_and_a_shared_slot() -> None:
+    manager = CacheManager(num_blocks=4, block_size=4, num_slots=2)
+    first, second = admitted(manager, 4), admitted(manager, 4)
+    manager.check([first, second])
+    with pytest.raises(InvariantViolation, match="share blocks"):
+        manager.check([first, Allocation(second.slot, list(first.block_ids))])
+    with pytest.raises(InvariantViolation, match="share slots"):
+        manager.check([first, Allocation(first.slot, second.block_ids)])
+
+
+def test_check_finds_a_block_that_was_released_though_the_count_is_right() -> None:
+    manager = CacheManager(num_blocks=4, block_size=4, num_slots=2)
+    allocation = admitted(manager, 4)
+    free = next(i for i in range(4) if i not in allocation.block_ids)
+    with pytest.raises(InvariantViolation, match="released"):
+        manager.check([Allocation(allocation.slot, [free])])
