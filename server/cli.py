@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import NoReturn
 
 from engine import EngineConfig, load_engine
 from engine.errors import LoadError
@@ -21,7 +22,7 @@ from server.daemon import open_socket, run
 from server.health import daemon_version
 from server.logs import configure_logging
 from server.model import ServedModel, default_names, served_model
-from server.options import OptionError, add_options, load_settings, unknown_variables
+from server.options import OptionError, add_options, load_settings, refuse_strangers, unknown_variables
 from server.settings import Settings
 
 _FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
@@ -33,10 +34,10 @@ _EPILOG = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = make_parser()
-    given = vars(parser.parse_args(arguments))
+    known, strangers = make_parser().parse_known_args(arguments)
     try:
-        settings = load_settings(given, os.environ)
+        refuse_strangers(strangers)
+        settings = load_settings(vars(known), os.environ)
         keys = read_keys(settings)
     except OptionError as error:
         return _complain(str(error), _MISUSED)
@@ -52,9 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain("interrupted", _INTERRUPTED)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_MISUSED, f"deltaloop: {message}; see {self.prog} --help\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="deltaloop", description="Serve Qwen3-Coder-Next to coding agents and editors.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"deltaloop {daemon_version()}")
@@ -102,7 +110,11 @@ def _serve(settings: Settings, keys: ApiKeys) -> int:
         reason = error.strerror or error
         return _complain(f"cannot listen on {settings.host} port {settings.port}: {reason}; try --port", _FAILED)
     with listener:
-        engine = load_engine(engine_config(settings, folder, model.tokenizer.max_id + 1), progress=LoadingLine())
+        line = LoadingLine()
+        try:
+            engine = load_engine(engine_config(settings, folder, model.tokenizer.max_id + 1), progress=line)
+        finally:
+            line.end()
         app = create_app(engine, settings, model, keys)
         run(
             app,
@@ -136,20 +148,24 @@ class LoadingLine:
     """Tells how far loading is: on a terminal in one line that changes, else in a line for every tenth."""
 
     def __init__(self) -> None:
-        self._told = -1
+        self._percent = 0
+        self._on_terminal = sys.stderr.isatty()
 
     def __call__(self, num_bytes: int, num_bytes_in_all: int) -> None:
         """Called with the bytes read so far and in all."""
         percent = 100 * num_bytes // max(1, num_bytes_in_all)
-        on_terminal = sys.stderr.isatty()
-        if percent < self._told + (1 if on_terminal else 10) and percent < 100:
-            return
-        if percent == self._told:
-            return
-        self._told = percent
-        ending = "\n" if percent >= 100 or not on_terminal else ""
-        start = "\r" if on_terminal else ""
-        print(f"{start}loading the model: {percent} %", end=ending, file=sys.stderr, flush=True)
+        if percent - self._percent >= (1 if self._on_terminal else 10):
+            self._percent = percent
+            self._print(f"loading the model: {percent} %")
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._on_terminal and self._percent:
+            print(file=sys.stderr)
+
+    def _print(self, text: str) -> None:
+        print(f"\r{text}" if self._on_terminal else text, end="" if self._on_terminal else "\n", file=sys.stderr)
+        sys.stderr.flush()
 
 
 def _say(text: str) -> None:

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from engine.client import EngineClient
 
 _LAST_WRITES_SECONDS = 5
+_IDLE_CONNECTION_SECONDS = 75  # longer than clients keep theirs, so that they never reuse one that is being closed
 _INTERRUPTED = 130
 
 
@@ -32,9 +33,12 @@ class StartableEngine(EngineClient, Protocol):
 class DrainingServer(uvicorn.Server):
     """uvicorn, but a signal first drains the engine while the socket still answers."""
 
-    def __init__(self, config: uvicorn.Config, engine: EngineClient, drain_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, engine: EngineClient, drain_seconds: float, on_listening: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._engine = engine
+        self._on_listening = on_listening
         self._drain_seconds = drain_seconds
         self._stop_asked = False
         self._draining: asyncio.Task[None] | None = None
@@ -45,6 +49,11 @@ class DrainingServer(uvicorn.Server):
             os._exit(_INTERRUPTED)
         self._stop_asked = True
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        self._on_listening()
+
     async def on_tick(self, counter: int) -> bool:
         """uvicorn asks ten times a second whether to stop."""
         if self._stop_asked and self._draining is None:
@@ -52,8 +61,10 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def _drain(self) -> None:
-        await self._engine.drain(self._drain_seconds)
-        self.should_exit = True
+        try:
+            await self._engine.drain(self._drain_seconds)
+        finally:
+            self.should_exit = True
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -87,13 +98,13 @@ def run(
         access_log=False,
         log_config=None,
         server_header=False,
+        timeout_keep_alive=_IDLE_CONNECTION_SECONDS,
         timeout_graceful_shutdown=_LAST_WRITES_SECONDS,
     )
-    server = DrainingServer(config, engine, shutdown_timeout_seconds)
+    server = DrainingServer(config, engine, shutdown_timeout_seconds, on_listening)
 
     async def serve() -> None:
         await engine.start()
-        on_listening()
         try:
             await server.serve(sockets=[listener])
         finally:

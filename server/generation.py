@@ -168,12 +168,14 @@ class Generation:
             self._settle(sequence)
 
     async def _pump(self, sequence: _Sequence) -> None:
+        limit = asyncio.timeout_at(self._deadline)
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with limit:
                 await self._forward(sequence)
-        except TimeoutError:
-            self._queue.put_nowait(RequestTimedOut(self._timeout_seconds or 0.0))
         except Exception:
+            if limit.expired() and self._timeout_seconds is not None:
+                self._queue.put_nowait(RequestTimedOut(self._timeout_seconds))
+                return
             sequence.failed = True
             logger.exception("request %s failed", sequence.request.request_id)
             self._queue.put_nowait(InternalError())

@@ -8,7 +8,7 @@ import argparse
 import difflib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,23 @@ def _complaint(error: ValidationError, written: Mapping[str, str]) -> str:
     if name == "api_key":  # the value may be the secret itself
         return f"{written[name]} {what}"
     return f"{written[name]} {what}, not {json.dumps(first['input'], default=str)}"
+
+
+def refuse_strangers(arguments: Sequence[str]) -> None:
+    """Complain of what the command line has beyond our options. Values are not repeated: one may be a secret.
+
+    Raises:
+        OptionError: there is something.
+    """
+    if not arguments:
+        return
+    flag = next((item.partition("=")[0] for item in arguments if item.startswith("-")), None)
+    if flag is None:
+        raise OptionError("serve takes one MODEL, but there are more words; see deltaloop serve --help")
+    known = [f"--{name.replace('_', '-')}" for name in Settings.model_fields]
+    close = difflib.get_close_matches(flag, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else "see deltaloop serve --help"
+    raise OptionError(f"there is no option {flag}; {hint}")
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -64,7 +64,7 @@ _LIMITS, _QUEUE, _DEVICE, _RUNNING = "Limits of a request", "Batching and queue"
 class Settings(BaseModel):
     """The resolved options of one daemon, frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Annotated[Path | None, Option(_MODEL, "folder of the model; without it the bundled small one")] = None
     served_model_name: Annotated[

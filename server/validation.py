@@ -25,6 +25,12 @@ def describe(error: ErrorDetails) -> str:
             return "must be a number"
         case "bool_parsing" | "bool_type":
             return "must be true or false"
+        case "model_type" | "dict_type":
+            return "must be an object"
+        case "tuple_type" | "list_type":
+            return "must be a list"
+        case "string_type":
+            return "must be text"
         case "extra_forbidden":
             return "is not known here"
         case "too_long" | "too_short":
@@ -45,7 +51,7 @@ def _describe_length(error: ErrorDetails) -> str:
 
 def path_of(location: Sequence[int | str]) -> str:
     """A JSON path like `messages[2].role`."""
-    parts = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
+    parts = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in location if step != "[key]")
     return "".join(parts).removeprefix(".")
 
 

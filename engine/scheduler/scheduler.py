@@ -92,7 +92,7 @@ class Scheduler:
         """Sequences with the number of tokens each computes: decoding ones, then prompts, then new arrivals."""
         decoding = [s for s in self.running if s.num_uncomputed_tokens == 1]
         # One that is preempted to make room for another has no allocation any more.
-        able = (s for s in decoding[: self._budget.max_tokens] if s.allocation is not None and self._make_room(s))
+        able = (s for s in decoding if s.allocation is not None and self._make_room(s))
         chosen = [(sequence, 1) for sequence in able]
         room = self._budget.chunk_tokens(len(chosen))
         for sequence in self.running:

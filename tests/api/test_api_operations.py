@@ -115,7 +115,9 @@ def test_a_closed_door(headers: dict[str, str]) -> None:
     assert api.engine.requests == []
 
 
-@pytest.mark.parametrize("headers", [{"authorization": "Bearer k2"}, {"x-api-key": "k1"}, {"authorization": "bearer k1"}])
+@pytest.mark.parametrize(
+    "headers", [{"authorization": "Bearer k2"}, {"x-api-key": "k1"}, {"authorization": "bearer k1"}]
+)
 def test_an_open_door(headers: dict[str, str]) -> None:
     assert Api(keys=("k1", "k2")).post(CHAT, hello(), headers=headers).status_code == 200
 

@@ -49,9 +49,8 @@ def test_a_broken_stream_is_cut_after_its_error(http: str, path: str, caplog: py
 
 
 def test_a_client_sees_the_cut() -> None:
-    with live(Api(fail_after("Hel"))) as url, httpx.Client() as client:
-        with pytest.raises(httpx.RemoteProtocolError), client.stream("POST", url + CHAT, json=hello(stream=True)) as r:
-            r.read()
+    with live(Api(fail_after("Hel"))) as url, pytest.raises(httpx.RemoteProtocolError):
+        httpx.post(url + CHAT, json=hello(stream=True))
 
 
 def test_a_bug_in_the_engine_cuts_the_stream_too() -> None:
@@ -102,7 +101,9 @@ def test_a_client_that_leaves_frees_its_sequences(http: str, stream: bool, scrip
 def _send_and_leave(url: str, body: dict[str, Any], ready: Any) -> None:
     host, _, port = url.removeprefix("http://").partition(":")
     payload = json.dumps(body).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+    )
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + payload)
         assert eventually(ready)

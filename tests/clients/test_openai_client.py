@@ -49,13 +49,16 @@ def test_streamed_chat(url: str) -> None:
 
 
 def test_streamed_chat_with_the_helper() -> None:
-    with live(Api(say("Sure. " + CALL))) as url, client(url) as api:
-        with api.chat.completions.stream(
+    with (
+        live(Api(say("Sure. " + CALL))) as url,
+        client(url) as api,
+        api.chat.completions.stream(
             model=MODEL,
             messages=MESSAGES,  # type: ignore[arg-type]
             tools=[WEATHER],  # type: ignore[list-item]
-        ) as stream:
-            completion = stream.get_final_completion()
+        ) as stream,
+    ):
+        completion = stream.get_final_completion()
     [call] = completion.choices[0].message.tool_calls or []
     assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Rome"}')
     assert completion.choices[0].finish_reason == "tool_calls"

@@ -1,14 +1,5 @@
-"""Tiny tensors gain nothing from a second thread and lose much on a busy machine."""
+"""One compute thread."""
 
-from collections.abc import Iterator
+from tests.support.threads import one_thread
 
-import pytest
-import torch
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+__all__ = ["one_thread"]

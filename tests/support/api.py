@@ -17,7 +17,7 @@ from server.app import create_app
 from server.auth import ApiKeys
 from server.model import ServedModel
 from server.settings import Settings
-from tests.support.scripted_engine import ScriptedEngine, Script
+from tests.support.scripted_engine import Script, ScriptedEngine
 from tests.support.tiny_text_model import tiny_model
 
 CHAT = "/v1/chat/completions"
@@ -97,7 +97,7 @@ def live(api: Api, http: str = "httptools") -> Iterator[str]:
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     try:
-        yield "http://127.0.0.1:{}".format(listener.getsockname()[1])
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(10)
@@ -105,15 +105,17 @@ def live(api: Api, http: str = "httptools") -> Iterator[str]:
 
 
 def raw_exchange(url: str, body: dict[str, Any], path: str = CHAT) -> bytes:
-    """Every byte the server sends until it closes the connection or is silent for two seconds."""
+    """Every byte the server sends until the body or the connection ends, or nothing comes for two seconds."""
     host, _, port = url.removeprefix("http://").partition(":")
     payload = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
+    )
     received = b""
     with socket.create_connection((host, int(port)), timeout=2) as connection:
         connection.sendall(head.encode() + payload)
         with contextlib.suppress(TimeoutError):
-            while data := connection.recv(65536):
+            while not received.endswith(b"\r\n0\r\n\r\n") and (data := connection.recv(65536)):
                 received += data
     return received
 

@@ -1,6 +1,7 @@
 """An `EngineClient` without a model: it plays a script for every request and remembers what was asked of it."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ Script = Callable[[GenerationRequest], Iterable[Step]]
 
 
 def say(text: str, *, delay: float = 0.0, before: float = 0.0, per_step: int = 1, cached: int = 0) -> Script:
-    """Answer every request with `text`, `per_step` tokens at a time, as an engine would: with limits and stop tokens."""
+    """Answer every request with `text`, `per_step` tokens at a time, minding limits and stop tokens like an engine."""
     ids = TOKENIZER.encode(text, parse_special=True)
 
     def script(request: GenerationRequest) -> Iterator[Step]:
@@ -102,6 +103,10 @@ class ScriptedEngine:
     running: "list[ScriptedStream]" = field(default_factory=list)
     listeners: list[Callable[[StepStats], None]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._idle = asyncio.Event()
+        self._idle.set()
+
     async def start(self) -> None: ...
 
     def submit(self, request: GenerationRequest) -> "ScriptedStream":
@@ -116,7 +121,14 @@ class ScriptedEngine:
         self.requests.append(request)
         stream = ScriptedStream(self, request)
         self.running.append(stream)
+        self._idle.clear()
         return stream
+
+    def forget(self, stream: "ScriptedStream") -> None:
+        if stream in self.running:
+            self.running.remove(stream)
+        if not self.running:
+            self._idle.set()
 
     def abort(self, request_id: str) -> bool:
         mine = [stream for stream in self.running if stream.request.request_id == request_id]
@@ -126,9 +138,8 @@ class ScriptedEngine:
 
     async def drain(self, timeout_seconds: float) -> bool:
         self.accepting = False
-        deadline = time.monotonic() + timeout_seconds
-        while self.running and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_seconds)
         finished = not self.running
         for stream in self.running:
             stream.aborted.set()
@@ -176,12 +187,9 @@ class ScriptedStream:
         raise StopAsyncIteration
 
     async def _wait(self, seconds: float) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.aborted.wait(), seconds)
-        except TimeoutError:
-            pass
 
     async def aclose(self) -> None:
         self._steps = iter(())
-        if self in self._engine.running:
-            self._engine.running.remove(self)
+        self._engine.forget(self)

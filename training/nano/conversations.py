@@ -182,6 +182,28 @@ def chat(words: Words, snippets: list[Snippet]) -> Conversation:
     return conversation
 
 
+def copying(words: Words) -> Conversation:
+    """Exchanges whose answers are copies of pieces of the request: the skill that tool calls rest on."""
+    rng = words.rng
+    conversation = Conversation([])
+    for _ in range(rng.randint(4, 9)):
+        text = "\n".join(str(code(words)) for _ in range(rng.randint(1, 4)))
+        fields = list(dict.fromkeys(words.word() for _ in range(rng.randint(2, 6))))
+        values = [words.rng.choice([words.path, words.identifier, words.phrase, words.code_tag])() for _ in fields]
+        table = "\n".join(f"{name}: {value}" for name, value in zip(fields, values, strict=True))
+        at = rng.randrange(len(fields))
+        conversation.say(
+            *rng.choice(
+                [
+                    (f"Repeat this:\n\n{text}", text), (f"Show this again:\n{text}", text), (f"{text}\n\nRepeat the text above", text),
+                    (f"{table}\n\nWhat is {fields[at]}?", values[at]), (f"{table}\n\nWhich one is {values[at]}?", fields[at]),
+                    (f"{table}\n\nList the values", "\n".join(values)), (f"{table}\n\nList the names", "\n".join(fields)),
+                ]
+            )
+        )  # fmt: skip
+    return conversation
+
+
 def offered(words: Words, count: int) -> list[Tool]:
     """Some tools with different names: familiar ones, made-up ones, or both."""
     tools: list[Tool] = []
@@ -245,12 +267,12 @@ def tool_listing(tools: list[Tool]) -> str:
 
 
 def tool_use(words: Words) -> Conversation:
-    """Tools on offer and two to six requests: most need one call, some two calls, some none."""
+    """Tools on offer and four to twelve requests: most need one call, some two calls, some none."""
     rng = words.rng
     conversation = opened(rng)
-    tools = offered(words, rng.choice([1, 1, 2, 2, 3, 3, 4, 5, 6]))
+    tools = offered(words, rng.choices([1, 2, 3, 4, 5, 6], [30, 28, 20, 12, 7, 3])[0])
     conversation.tools = [tool.schema(rng) for tool in tools]
-    for turn in range(rng.choice([2, 3, 3, 4, 5, 6])):
+    for _ in range(rng.randint(4, 12)):
         roll = rng.random()
         if roll < 0.1:
             plain = small_talk(rng) if rng.random() < 0.6 else rng.choice([fact, program])(rng)
@@ -269,6 +291,8 @@ def tool_use(words: Words) -> Conversation:
                 requests.append(second)
                 text = f"{text}, {rng.choice(['and then ', 'then ', 'and also ', 'after that '])}{second.text[0].lower()}{second.text[1:]}"
         conversation.messages += [{"role": "user", "content": text}, call_message(tool, requests)]
+        if rng.random() < 0.25:  # a client that does not report results
+            continue
         results = [result_of(words, tool, request) for request in requests]
         conversation.messages += [{"role": "tool", "content": result} for result, _ in results]
         conversation.messages.append({"role": "assistant", "content": "\n".join(dict.fromkeys(said for _, said in results))})

@@ -1,20 +1,20 @@
-"""From files and generated conversations to the token windows that training reads, kept in one .npz file.
+"""From files and generated conversations to the token windows that training reads, kept in one .npz file a kind.
 
 A window is a fixed number of token ids with a weight for each: 0 where nothing is to be learnt (everything in a
-conversation but the assistant's turns), 1 in source, more in answers. Windows come in five kinds, and training mixes them.
+conversation but the assistant's turns), 1 in source, more in answers. Windows come in several kinds, and training mixes them.
 """
 
 import argparse
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from jinja2 import Template
 from tokenizers import Tokenizer
 
-from .conversations import Conversation, Snippet, chat, snippets_in, tool_use
-from .corpus import SourceFile, default_site_packages, default_stdlib, training_files
+from .conversations import chat, copying, snippets_in, tool_use
+from .corpus import default_site_packages, default_stdlib, training_files
 from .tokenizer import END, END_OF_TURN, START_OF_TURN, load_template, render, train_tokenizer
 from .words import Words
 
@@ -96,42 +96,35 @@ def packed(pieces: Iterable[tuple[list[int], list[float]]], end: int) -> tuple[n
     return rows, row_weights
 
 
-def conversations(words: Words, snippets: list[Snippet], count: int, with_tools: bool) -> Iterator[Conversation]:
-    for _ in range(count):
-        yield tool_use(words) if with_tools else chat(words, snippets)
-
-
 def prepare(stdlib: Path, site_packages: Path, template: Template, out: Path, seed: int, dialogues: int) -> None:
-    """Train the tokenizer and write tokenizer.json and windows.npz to `out`."""
+    """Train the tokenizer, unless `out` has one, and write the windows of every kind to `out`."""
     rng = random.Random(seed)
     words = Words(rng)
     files = list(training_files(stdlib, site_packages))
     rng.shuffle(files)
     snippets = [snippet for file in files for snippet in snippets_in(file.text)]
     print(f"{len(files)} files, {sum(len(f.text) for f in files):,} characters, {len(snippets)} snippets", flush=True)
-    tool_texts = [render(template, c) for c in conversations(words, snippets, dialogues, True)]
-    chat_texts = [render(template, c) for c in conversations(words, snippets, 2 * dialogues, False)]
-    sample = [file.text for file in sorted(files, key=lambda f: f.origin != "stdlib")][: len(files) // 2]
-    tokenizer = train_tokenizer([*sample, *tool_texts[: dialogues // 8], *chat_texts[: dialogues // 2]], USED_TOKENS)
-    tokenizer.save(str(out / "tokenizer.json"))
-    encoder = Encoder(tokenizer)
-
-    def source(wanted: list[SourceFile]) -> Iterator[tuple[list[int], list[float]]]:
-        for file in wanted:
-            yield encoder.text(file.text)
-
-    kinds = {
-        "stdlib": streamed(source([f for f in files if f.origin == "stdlib"])),
-        "packages": streamed(source([f for f in files if f.origin != "stdlib"])),
-        "fim": packed((encoder.text(fim(f.text, rng)) for f in files for _ in range(2)), encoder.end),
-        "tools": packed((encoder.dialogue(text) for text in tool_texts), encoder.end),
-        "chat": packed((encoder.dialogue(text) for text in chat_texts), encoder.end),
+    texts = {
+        "tools": [render(template, tool_use(words)) for _ in range(dialogues)],
+        "chat": [render(template, chat(words, snippets)) for _ in range(2 * dialogues)],
+        "copy": [render(template, copying(words)) for _ in range(dialogues)],
     }
-    arrays: dict[str, np.ndarray] = {}
-    for name, (ids, weights) in kinds.items():
-        arrays[f"{name}_ids"], arrays[f"{name}_weights"] = ids, weights
-        print(f"{name}: {len(ids)} windows, {np.count_nonzero(weights) / weights.size:.1%} of the tokens learnt", flush=True)
-    np.savez(out / "windows.npz", **arrays)
+    path = out / "tokenizer.json"
+    if not path.exists():
+        sample = [file.text for file in sorted(files, key=lambda f: f.origin != "stdlib")][: len(files) // 2]
+        sample += texts["tools"][: dialogues // 8] + texts["chat"][: dialogues // 2]
+        train_tokenizer(sample, USED_TOKENS).save(str(path))
+    encoder = Encoder(Tokenizer.from_file(str(path)))
+    for kind, dialogue_texts in texts.items():
+        write(out, kind, *packed((encoder.dialogue(text) for text in dialogue_texts), encoder.end))
+    write(out, "fim", *packed((encoder.text(fim(file.text, rng)) for file in files for _ in range(2)), encoder.end))
+    write(out, "stdlib", *streamed(encoder.text(file.text) for file in files if file.origin == "stdlib"))
+    write(out, "packages", *streamed(encoder.text(file.text) for file in files if file.origin != "stdlib"))
+
+
+def write(out: Path, kind: str, ids: np.ndarray, weights: np.ndarray) -> None:
+    np.savez(out / f"{kind}.npz", ids=ids, weights=weights)
+    print(f"{kind}: {len(ids)} windows, {np.count_nonzero(weights) / weights.size:.1%} of the tokens learnt", flush=True)
 
 
 def main() -> None:
@@ -139,7 +132,7 @@ def main() -> None:
     parser.add_argument("--stdlib", type=Path, default=default_stdlib(), help="standard library to learn from")
     parser.add_argument("--site-packages", type=Path, default=default_site_packages(), help="packages to learn from")
     parser.add_argument("--template", type=Path, required=True, help="the chat template")
-    parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.json and windows.npz")
+    parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.json and the windows")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dialogues", type=int, default=8000, help="tool conversations; twice as many plain ones")
     arguments = parser.parse_args()

@@ -23,7 +23,7 @@ from torch import Tensor
 from .data import WINDOW
 from .model import Nano, NanoConfig
 
-MIX = {"stdlib": 0.22, "packages": 0.26, "fim": 0.06, "tools": 0.31, "chat": 0.15}
+MIX = {"stdlib": 0.17, "packages": 0.20, "fim": 0.05, "tools": 0.36, "chat": 0.16, "copy": 0.06}
 VOCABULARY = 4096
 MUON_RATE, MUON_DECAY, MUON_MOMENTUM = 0.02, 0.02, 0.95
 ADAM_RATES = {"embed_tokens": 0.01, "lm_head": 0.003}
@@ -50,10 +50,10 @@ class Plan:
 class Windows:
     """Draws windows of every kind without repetition until a kind is used up, then again in another order."""
 
-    def __init__(self, path: Path, seed: int) -> None:
-        file = np.load(path)
-        self.ids = {kind: file[f"{kind}_ids"] for kind in MIX}
-        self.weights = {kind: file[f"{kind}_weights"] for kind in MIX}
+    def __init__(self, folder: Path, seed: int) -> None:
+        files = {kind: np.load(folder / f"{kind}.npz") for kind in MIX}
+        self.ids = {kind: file["ids"] for kind, file in files.items()}
+        self.weights = {kind: file["weights"] for kind, file in files.items()}
         self.rng = random.Random(seed)
         self.waiting: dict[str, list[int]] = {kind: [] for kind in MIX}
 
@@ -141,7 +141,7 @@ class Run:
         self.step_number, self.tokens, self.progress = 0, 0, 0.0
         if plan.resume:
             self.load()
-        self.windows = Windows(plan.folder / "windows.npz", seed=1000 * self.step_number + rank)
+        self.windows = Windows(plan.folder, seed=1000 * self.step_number + rank)
         if plan.compile:
             for layer in self.model.layers:
                 layer.compile(dynamic=False)
@@ -245,7 +245,7 @@ def work(rank: int, plan: Plan) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the bundled model on this machine's CPU.")
-    parser.add_argument("--folder", type=Path, required=True, help="where windows.npz is and the checkpoint goes")
+    parser.add_argument("--folder", type=Path, required=True, help="where the windows are and the checkpoint goes")
     parser.add_argument("--minutes", type=float, required=True, help="stop after this time")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--windows-per-step", type=int, default=8)

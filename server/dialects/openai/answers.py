@@ -16,6 +16,7 @@ from server.sse import data_event
 
 DONE = data_event(b"[DONE]")
 AnswerEvent = TextDelta | ToolCallStarted | ToolCallArguments | ChoiceFinished
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _LEAST_LOGPROB = -9999.0  # JSON has no infinity
 
 
@@ -75,7 +76,7 @@ class Chunks:
 
 def to_json(value: Any) -> bytes:
     """Compact UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    return _JSON.encode(value).encode("utf-8", "backslashreplace")
 
 
 def error_event(error: ApiError) -> bytes:

@@ -69,7 +69,7 @@ def _message(message: MessageBody, path: str) -> Message:
     return Message(
         role=_ROLES[message.role],
         content=_text_of(message.content, f"{path}.content"),
-        tool_calls=tuple(map(_call, message.tool_calls)),
+        tool_calls=tuple(_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)),
         tool_call_id=message.tool_call_id,
     )
 
@@ -94,11 +94,11 @@ def _part(part: Any, path: str) -> str:
     raise InvalidRequest(f"{path} is of the type {kind!r}: this model reads only text parts.", param=f"{path}.type")
 
 
-def _call(call: ToolCallBody) -> ToolCall:
-    return ToolCall(call.id, call.function.name, _arguments(call.function.arguments))
+def _call(call: ToolCallBody, path: str) -> ToolCall:
+    return ToolCall(call.id, call.function.name, _arguments(call.function.arguments, f"{path}.function.arguments"))
 
 
-def _arguments(arguments: str | dict[str, Any]) -> Mapping[str, Any]:
+def _arguments(arguments: Any, path: str) -> Mapping[str, Any]:
     """A past call's arguments by name.
 
     The model saw its own broken calls when it made them, so text that is no JSON object is kept, whole, as the one
@@ -106,6 +106,8 @@ def _arguments(arguments: str | dict[str, Any]) -> Mapping[str, Any]:
     """
     if isinstance(arguments, dict):
         return arguments
+    if not isinstance(arguments, str):
+        raise InvalidRequest(f"{path} must be JSON text or an object.", param=path)
     if not arguments.strip():
         return {}
     try:

@@ -18,9 +18,9 @@ def _one_or_many(value: Any) -> Any:
 
 
 class _Body(BaseModel):
-    """An object of the API; strangers among its members are kept aside in `model_extra`."""
+    """An object of the API. Strangers among its members are passed over here."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     @model_validator(mode="before")
     @classmethod
@@ -75,7 +75,7 @@ class ToolCallFunction(_Body):
     """The function of a past call. Clients send the arguments as JSON text; some as an object."""
 
     name: str = Field(min_length=1)
-    arguments: str | dict[str, Any] = ""
+    arguments: Any = ""
 
 
 class ToolCallBody(_Body):

@@ -1,0 +1,133 @@
+"""One choice's events, whatever portions its tokens come in."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.types import FinishReason, TokenLogprobs, TokenOutput
+from server.chat.conversation import Tool
+from server.chat.events import (
+    ChoiceFinished,
+    GenerationEvent,
+    GenerationFailed,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallStarted,
+)
+from server.choice import ChoiceWriter, OutputOptions
+from tests.support.api import WEATHER
+from tests.support.scripted_engine import EOS, TOKENIZER
+
+TOOLS = (Tool("weather", WEATHER["function"]),)  # type: ignore[arg-type]
+CALL = "<tool_call>\n<function=weather>\n<parameter=city>\nÅlesund\n</parameter>\n</function>\n</tool_call>"
+TEXTS = ("plain", "wörld 🙂 end", "a stop in here", f"Let me see\n{CALL}", f"{CALL}\n{CALL}", "stostostop", "")
+OPTIONS = (
+    OutputOptions(),
+    OutputOptions(stops=("stop",)),
+    OutputOptions(stops=("stop", "🙂"), include_stop=True),
+    OutputOptions(tools=TOOLS),
+    OutputOptions(tools=TOOLS, stops=("sund",), max_tool_calls=1),
+    OutputOptions(tools=TOOLS, max_tool_calls=1),
+)
+
+
+def run(
+    ids: Sequence[int], cuts: Sequence[int], options: OutputOptions, reason: FinishReason = FinishReason.STOP
+) -> list[GenerationEvent]:
+    writer = ChoiceWriter(0, 7, TOKENIZER, options)
+    events: list[GenerationEvent] = []
+    edges = sorted({0, len(ids), *(cut for cut in cuts if cut < len(ids))})
+    for start, end in itertools.pairwise(edges):
+        portion = tuple(ids[start:end])
+        logprobs = tuple(TokenLogprobs(token_id, -1.0) for token_id in portion)
+        events += writer.feed(TokenOutput(portion, logprobs, finish_reason=reason if end == len(ids) else None))
+        if writer.finished:
+            break
+    assert writer.finished
+    return events
+
+
+def summary(events: list[GenerationEvent]) -> dict[str, Any]:
+    """What does not depend on the portions."""
+    texts = [event for event in events if isinstance(event, TextDelta)]
+    arguments: dict[int, str] = {}
+    for event in events:
+        if isinstance(event, ToolCallArguments):
+            arguments[event.index] = arguments.get(event.index, "") + event.fragment
+    return {
+        "text": "".join(event.text for event in texts),
+        "tokens": [token.raw for event in texts for token in event.logprobs],
+        "calls": [(event.index, event.name) for event in events if isinstance(event, ToolCallStarted)],
+        "arguments": arguments,
+        "end": [event for event in events if isinstance(event, ChoiceFinished)],
+    }
+
+
+@given(
+    text=st.sampled_from(TEXTS),
+    options=st.sampled_from(OPTIONS),
+    cuts=st.lists(st.integers(1, 200), max_size=8),
+    reason=st.sampled_from([FinishReason.STOP, FinishReason.LENGTH]),
+)
+def test_the_answer_does_not_depend_on_how_tokens_are_portioned(
+    text: str, options: OutputOptions, cuts: list[int], reason: FinishReason
+) -> None:
+    ids = [*TOKENIZER.encode(text, parse_special=True), EOS]
+    one_by_one = run(ids, range(len(ids)), options, reason)
+    assert summary(run(ids, cuts, options, reason)) == summary(one_by_one)
+
+
+@given(text=st.text(alphabet="abös🙂 tp", max_size=30), cuts=st.lists(st.integers(1, 40), max_size=8))
+def test_the_shown_tokens_spell_the_text(text: str, cuts: list[int]) -> None:
+    events = run([*TOKENIZER.encode(text, parse_special=False), EOS], cuts, OutputOptions())
+    assert b"".join(summary(events)["tokens"]).decode() == summary(events)["text"] == text
+
+
+def test_usage_counts_through_the_token_that_completed_the_stop() -> None:
+    ids = TOKENIZER.encode("one stop two", parse_special=True)
+    [finished] = summary(run([*ids, EOS], [100], OutputOptions(stops=("stop",))))["end"]
+    assert finished.num_generated_tokens == len("one stop")
+    assert finished.stop == "stop"
+
+
+def test_nothing_is_held_back_for_ever() -> None:
+    ids = TOKENIZER.encode("a sto", parse_special=True)
+    assert summary(run([*ids, EOS], [], OutputOptions(stops=("stop",))))["text"] == "a sto"
+    half = TOKENIZER.encode("é", parse_special=False)[:1]
+    assert summary(run([*half, EOS], [], OutputOptions()))["text"] == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("reason", "finished_as"),
+    [(FinishReason.LENGTH, "length"), (FinishReason.ABORT, "abort"), (FinishReason.STOP, "tool_calls")],
+)
+def test_how_an_open_call_ends(reason: FinishReason, finished_as: str) -> None:
+    ids = [*TOKENIZER.encode(CALL[:60], parse_special=True), EOS]
+    assert summary(run(ids, [], OutputOptions(tools=TOOLS), reason))["end"][0].finished_as == finished_as
+
+
+def test_a_failure_is_its_own_event() -> None:
+    writer = ChoiceWriter(2, 7, TOKENIZER, OutputOptions())
+    events = writer.feed(TokenOutput((), finish_reason=FinishReason.ERROR, error="out of memory"))
+    assert events == [GenerationFailed(2, "out of memory")]
+
+
+def test_special_tokens_on_request() -> None:
+    ids = [*TOKENIZER.encode("a<|fim_prefix|>b", parse_special=True), EOS]
+    assert summary(run(ids, [], OutputOptions()))["text"] == "ab"
+    assert summary(run(ids, [], OutputOptions(skip_special_tokens=False)))["text"] == "a<|fim_prefix|>b"
+
+
+def test_the_end_token_on_request() -> None:
+    options = OutputOptions(skip_special_tokens=False, include_stop=True)
+    assert summary(run([*TOKENIZER.encode("a", parse_special=True), EOS], [], options))["text"] == "a<|im_end|>"
+
+
+def test_cached_tokens_are_told_at_the_end() -> None:
+    writer = ChoiceWriter(0, 7, TOKENIZER, OutputOptions())
+    [event] = writer.feed(TokenOutput((EOS,), finish_reason=FinishReason.STOP, num_cached_tokens=5))
+    assert event == ChoiceFinished(0, "stop", 7, 1, 5, None)
