@@ -5,8 +5,9 @@
 #   docker build -t deltaloop:cpu .
 #   docker build -t deltaloop:cuda --build-arg TORCH_INDEX=https://pypi.org/simple .
 #
-# torch is taken from TORCH_INDEX: PyTorch's own index has builds without CUDA, which are a tenth of the size; PyPI's
-# build for Linux brings CUDA along, so that the base image need not.
+# torch is taken from TORCH_INDEX: PyTorch's own index has builds without CUDA, which are far smaller; PyPI's build for
+# Linux brings CUDA along, so that the base image need not. For another CUDA version than that one, name its index, such
+# as https://download.pytorch.org/whl/cu126.
 ARG PYTHON=python:3.12-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 

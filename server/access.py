@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _SCOPE_KEY = "deltaloop.record"
+_NO_ROUTE = "none"
+_CLIENT_CLOSED = 499
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics", "/"})
 
 
@@ -91,16 +94,19 @@ class AccessLog:
             self._tell(scope, record, time.monotonic() - started)
 
     def _tell(self, scope: Scope, record: RequestRecord, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "none")
+        route = getattr(scope.get("route"), "path", _NO_ROUTE)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
         if route not in _QUIET_ROUTES:
-            self._metrics.http_request(route, scope["method"], record.status or 499)
+            self._metrics.http_request(route, method, record.status or _CLIENT_CLOSED)
         fields: dict[str, Any] = {
             "request_id": record.request_id,
-            "method": scope["method"],
+            "method": method,
             "route": route,
             "status": record.status or None,
             "seconds": round(seconds, 4),
         }
+        if route == _NO_ROUTE:
+            fields["path"] = scope["path"][:200]
         if record.disconnected:
             fields["disconnected"] = True
         if record.error is not None:

@@ -76,7 +76,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == 404:
-        return await _on_api_error(request, NotFound(f"There is no {path} here.", code="route_not_found"))
+        return await _on_api_error(request, NotFound(f"There is no {path[:200]} here.", code="route_not_found"))
     problem = ApiError(
         f"{request.method} is not allowed on {path}." if error.status_code == 405 else str(error.detail),
         status=error.status_code,

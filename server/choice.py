@@ -177,7 +177,8 @@ class ChoiceWriter:
             self._pieces(self._parser.finish(truncated))
         if any(token.shown for token in self._ready):
             self._text("")
-        if reason == "stop" and self._num_calls and not (self._parser is not None and self._parser.in_call):
+        cut_in_call = self._parser is not None and self._parser.in_call and not self._has_enough_calls
+        if reason == "stop" and self._num_calls and not cut_in_call:
             reason = "tool_calls"
         self.finished = True
         self.finished_as = reason

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.client import EngineClient, TokenStream
-from engine.errors import EngineError, Overloaded
+from engine.errors import Overloaded
 from engine.types import GenerationRequest, RequestTimes, SamplingParams, TokenOutput
 from server.chat.events import GenerationEvent, GenerationFailed
 from server.chat.tokenizer import Tokenizer
@@ -76,7 +76,7 @@ class Generator:
                     request = GenerationRequest(job.request_id, prompt, sampling, choice, job.priority)
                     writer = ChoiceWriter(len(sequences), len(prompt), self._tokenizer, job.output)
                     sequences.append(_Sequence(request, self._engine.submit(request), writer))
-        except EngineError as error:
+        except BaseException as error:
             if isinstance(error, Overloaded):
                 self._metrics.admission_rejected(error.reason)
             for sequence in sequences:

@@ -11,6 +11,7 @@ from server.chat.model_files import GenerationDefaults, ModelFiles
 from server.chat.template import ChatTemplate
 from server.chat.tokenizer import Tokenizer
 from server.errors import NotFound
+from server.validation import shorten
 
 BUNDLED_NAME = "qwen3-coder-nano"
 FALLBACK_NAME = "qwen3-coder-next"
@@ -42,7 +43,7 @@ class ServedModel:
         if requested in self.names:
             return requested
         raise NotFound(
-            f"The model {requested!r} is not served here. Served: {', '.join(self.names)}.",
+            f"The model {shorten(requested)} is not served here. Served: {', '.join(self.names)}.",
             param="model",
             code="model_not_found",
         )

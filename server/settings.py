@@ -105,7 +105,7 @@ class Settings(BaseModel):
         Option(_QUEUE, "most sequences that run at once; auto takes what memory allows", "", ("parallel",)),
     ] = None
     max_num_batched_tokens: Annotated[
-        OptionalCount, Option(_QUEUE, "most tokens one step computes; auto measures", "tokens")
+        OptionalCount, Option(_QUEUE, "most tokens one step computes; auto chooses", "tokens")
     ] = None
     max_num_queued_reqs: Annotated[
         int, Field(ge=1), Option(_QUEUE, "most sequences waiting in line; past it requests get 503")

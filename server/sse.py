@@ -17,13 +17,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.errors import ApiError, InternalError
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _KEEP_ALIVE = b": keep-alive\n\n"
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-
-
-logger = logging.getLogger(__name__)
 
 
 class Closable(Protocol):
@@ -76,7 +75,6 @@ class EventStream(Response):
         """
         async with contextlib.aclosing(self._source), contextlib.aclosing(self._events):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await send(_body(b""))  # headers leave now, long before the first token
             await until_disconnect(receive, self._write(send))
 
     async def _write(self, send: Send) -> None:

@@ -63,7 +63,10 @@ def first_problem(error: ValidationError) -> tuple[str, str]:
 
 
 def _shown(value: Any) -> str:
-    """The offending value, when it is short enough to help."""
-    if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= 64):
-        return f", not {value!r}"
-    return ""
+    return f", not {shorten(value)}" if isinstance(value, bool | int | float | str) else ""
+
+
+def shorten(value: object) -> str:
+    """A client's value as an error message may repeat it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -20,7 +20,7 @@ def load_weights(
 
     `ignored` tells names that may be there and are not wanted; `progress` is told the bytes of each tensor read.
     Raises:
-        LoadError: naming what is missing, what is too much, or what has another shape.
+        LoadError: naming what is missing, too much or there twice, or what has another shape.
     """
     missing = set(targets.tensors)
     extra: list[str] = []
@@ -33,6 +33,8 @@ def load_weights(
             raise LoadError(
                 f"tensor {name} has shape {list(tensor.shape)}, the configuration asks for {list(destination.shape)}"
             )
+        elif not missing.issuperset(filled):
+            raise LoadError(f"the checkpoint has {name} twice: leave the files of one model in the folder")
         else:
             destination.copy_(tensor)
             missing.difference_update(filled)

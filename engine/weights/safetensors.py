@@ -25,10 +25,12 @@ class SafetensorsCheckpoint:
         index = folder / INDEX
         if index.exists():
             try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (OSError, ValueError, KeyError, AttributeError) as error:
-                raise LoadError(f"{index} cannot be read: {error}") from None
-            files = tuple(folder / name for name in names)
+                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+                files = tuple(sorted(folder / name for name in names))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise LoadError(
+                    f"{index} cannot be read ({type(error).__name__}: {error}): download it again"
+                ) from None
             missing = [f.name for f in files if not f.exists()]
             if missing:
                 raise LoadError(f"{folder} lacks {_some(missing)}, named in {INDEX}: the download is incomplete")

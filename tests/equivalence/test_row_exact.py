@@ -41,10 +41,10 @@ def _assert_row_exact(function: Callable[[slice], tuple[Tensor, ...]]) -> None:
     """`function` computes some of 65 rows: each row must come out as among all of them."""
     whole = function(slice(0, LONGEST))
     for num_rows in COMPANY:
-        for start in {0, 1, LONGEST - num_rows}:
-            rows = slice(start, start + num_rows)
-            for part, expected in zip(function(rows), whole, strict=True):
-                assert torch.equal(part, expected[rows]), f"rows {start} to {rows.stop - 1}"
+        start = 1 if num_rows % 2 else LONGEST - num_rows
+        rows = slice(start, start + num_rows)
+        for part, expected in zip(function(rows), whole, strict=True):
+            assert torch.equal(part, expected[rows]), f"rows {start} to {rows.stop - 1}"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,8 +105,8 @@ def test_elementwise_at_every_offset_and_length(function: Callable[[Tensor], Ten
     if function is not torch.rsqrt:
         x = x - 6.0
     whole = function(x)
-    for offset in range(33):
-        for length in (*range(1, 36), 63, 64, 65, 127, 129):
+    for offset in (0, 1, 2, 3, 5, 8, 11, 15, 16, 31):
+        for length in (*range(1, 19), 31, 33, 63, 65, 127):
             part = slice(offset, offset + length)
             assert torch.equal(function(x[part]), whole[part])
             assert torch.equal(function(x[part].clone()), whole[part])
@@ -115,7 +115,8 @@ def test_elementwise_at_every_offset_and_length(function: Callable[[Tensor], Ten
     assert torch.equal(function(square.t()), function(square).t())
 
 
-CUTS = ([1] * LONGEST, [LONGEST], [64, 1], [1, 64], [7, 16, 2, 17, 23], [63, 2])
+CUTS = ([1] * LONGEST, [1, 64], [7, 16, 2, 17, 23], [63, 2])
+ATTENTION_CUTS = ([29, *[1] * 7, 29], [1, 64], [7, 16, 2, 17, 23], [31, 1, 33])  # one by one across the block of keys
 
 
 def _cut(lengths: Sequence[int], slot: int, position: int = 0, block_ids: Tensor = NO_BLOCKS) -> list[Span]:
@@ -180,19 +181,18 @@ def test_delta_rule_in_chunks_and_in_company() -> None:
 
     whole, last = run([LONGEST], 0, company=False)
     for i, lengths in enumerate(CUTS):
-        out, state = run(lengths, i % 3, company=bool(i % 2) or i == 4)
+        out, state = run(lengths, i % 3, company=i != 1)
         assert torch.equal(out, whole)
         assert torch.equal(state, last)
 
 
-@pytest.mark.parametrize("position", [0, 480, 1000])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("position", "dtype"), [(0, torch.bfloat16), (480, torch.float32), (992, torch.bfloat16)])
 def test_attention_in_chunks_and_in_company(position: int, dtype: torch.dtype) -> None:
-    """At 480 and 1000 the rows cross a block of 512 keys, at different rows of the query tiles in each cut."""
+    """At 480 and 992 the rows cross a block of 512 keys, at different rows of the query tiles in each cut."""
     query = normal(LONGEST, QUERY_HEADS, HEAD_DIM, seed=1)
     whole_case = paged_case([(position, LONGEST)], 64, KV_HEADS, HEAD_DIM, dtype, seed=2)
     whole = paged_attention(query, whole_case.memory, whole_case.spans)
-    for block_size, lengths in zip((64, 16, 64, 1, 24, 128), CUTS, strict=True):
+    for block_size, lengths in zip((64, 1, 24, 128), ATTENTION_CUTS, strict=True):
         case = paged_case([(position, LONGEST), (20, 5)], block_size, KV_HEADS, HEAD_DIM, dtype, seed=2)
         assert torch.equal(case.keys[0], whole_case.keys[0])
         table = case.spans[0].block_ids

@@ -10,6 +10,7 @@ from typing import Any
 from server.chat.conversation import Conversation, Message, Role, Tool, ToolCall
 from server.dialects.openai.schema import ChatCompletionRequest, MessageBody, TokenizeRequest, ToolBody, ToolCallBody
 from server.errors import InvalidRequest
+from server.validation import shorten
 
 _ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -49,7 +50,9 @@ def tools_of(tools: tuple[ToolBody, ...]) -> tuple[Tool, ...]:
 
 def _tool(tool: ToolBody, path: str) -> Tool:
     if tool.type != "function":
-        raise InvalidRequest(f"{path}.type {tool.type!r} is not supported: only functions are.", param=f"{path}.type")
+        raise InvalidRequest(
+            f"{path}.type {shorten(tool.type)} is not supported: only functions are.", param=f"{path}.type"
+        )
     name = (tool.function or {}).get("name")
     if tool.function is None or not isinstance(name, str) or not name:
         raise InvalidRequest(f"{path}.function.name is required.", param=f"{path}.function.name")
@@ -91,7 +94,9 @@ def _part(part: Any, path: str) -> str:
         return str(part[kind])
     if kind in {"text", "refusal"}:
         raise InvalidRequest(f"{path}.{kind} must be text.", param=f"{path}.{kind}")
-    raise InvalidRequest(f"{path} is of the type {kind!r}: this model reads only text parts.", param=f"{path}.type")
+    raise InvalidRequest(
+        f"{path} is of the type {shorten(kind)}: this model reads only text parts.", param=f"{path}.type"
+    )
 
 
 def _call(call: ToolCallBody, path: str) -> ToolCall:

@@ -110,6 +110,15 @@ def test_how_an_open_call_ends(reason: FinishReason, finished_as: str) -> None:
     assert summary(run(ids, [], OutputOptions(tools=TOOLS), reason))["end"][0].finished_as == finished_as
 
 
+def test_the_last_allowed_call_counts_even_when_the_next_one_has_begun() -> None:
+    # the stop string's beginning holds back the end of the first call until the second one is there
+    options = OutputOptions(tools=TOOLS, max_tool_calls=1, stops=(">\n<tool_call>!",))
+    found = summary(run([*TOKENIZER.encode(f"{CALL}\n{CALL}", parse_special=True), EOS], [], options))
+    assert found["calls"] == [(0, "weather")]
+    assert found["arguments"] == {0: '{"city": "Ålesund"}'}
+    assert found["end"][0].finished_as == "tool_calls"
+
+
 def test_a_failure_is_its_own_event() -> None:
     writer = ChoiceWriter(2, 7, TOKENIZER, OutputOptions())
     events = writer.feed(TokenOutput((), finish_reason=FinishReason.ERROR, error="out of memory"))

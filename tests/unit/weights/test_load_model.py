@@ -1,0 +1,210 @@
+"""From a model folder to filled weights: every layout a checkpoint comes in, and every way it can be broken."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.config import EngineConfig
+from engine.errors import LoadError
+from engine.loading import load_model
+from engine.model.config import read_model_config
+from engine.model.qwen3_next import Qwen3Next
+from tests.support.checkpoints import CONFIG, fused, random_tensors, write
+
+CPU = torch.device("cpu")
+TENSORS = random_tensors(CONFIG)
+INDEX = "model.safetensors.index.json"
+
+
+def _load(
+    folder: Path, dtype: torch.dtype = torch.float32, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Qwen3Next:
+    return load_model(EngineConfig(folder), read_model_config(folder), dtype, CPU, progress)[0]
+
+
+def _weights(model: Qwen3Next) -> dict[str, Tensor]:
+    """Every tensor of a model by a path through its fields."""
+    out: dict[str, Tensor] = {}
+
+    def walk(value: object, path: str) -> None:
+        if isinstance(value, Tensor):
+            out[path] = value
+        elif isinstance(value, tuple):
+            for i, item in enumerate(value):
+                walk(item, f"{path}.{i}")
+        elif type(value).__module__.startswith("engine.layers") or type(value).__module__.endswith("qwen3_next"):
+            for name in type(value).__dataclass_fields__:  # type: ignore[attr-defined]
+                if name != "config":
+                    walk(getattr(value, name), f"{path}.{name}")
+
+    walk(model, "model")
+    return out
+
+
+def _assert_same(a: Qwen3Next, b: Qwen3Next) -> None:
+    ours, theirs = _weights(a), _weights(b)
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 4 * 10
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Qwen3Next:
+    return _load(write(tmp_path_factory.mktemp("plain"), TENSORS, CONFIG))
+
+
+def test_tensors_go_where_their_names_say(plain: Qwen3Next) -> None:
+    expert = "model.layers.2.mlp.experts.1."
+    weights = _weights(plain)
+    gate_up = torch.cat([TENSORS[expert + "gate_proj.weight"], TENSORS[expert + "up_proj.weight"]])
+    assert torch.equal(weights["model.layers.2.feed_forward.gate_up"][1], gate_up)
+    assert torch.equal(weights["model.layers.2.feed_forward.down"][1], TENSORS[expert + "down_proj.weight"])
+    assert torch.equal(weights["model.layers.1.mixer.q_proj"], TENSORS["model.layers.1.self_attn.q_proj.weight"])
+    assert torch.equal(weights["model.layers.0.mixer.a_log"], TENSORS["model.layers.0.linear_attn.A_log"])
+    assert torch.equal(weights["model.lm_head"], TENSORS["lm_head.weight"])
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_fused_experts_and_shards_load_to_the_same_model(num_shards: int, plain: Qwen3Next, tmp_path: Path) -> None:
+    _assert_same(_load(write(tmp_path / "a", TENSORS, CONFIG, num_shards)), plain)
+    _assert_same(_load(write(tmp_path / "b", fused(TENSORS, CONFIG), CONFIG, num_shards)), plain)
+
+
+def test_shards_without_an_index(plain: Qwen3Next, tmp_path: Path) -> None:
+    folder = write(tmp_path, TENSORS, CONFIG, 2)
+    (folder / INDEX).unlink()
+    _assert_same(_load(folder), plain)
+
+
+def test_the_multi_token_head_is_left_alone(plain: Qwen3Next, tmp_path: Path) -> None:
+    mtp = {"mtp.fc.weight": torch.zeros(3, 3), "mtp.layers.0.mlp.experts.0.up_proj.weight": torch.zeros(2)}
+    _assert_same(_load(write(tmp_path, TENSORS | mtp, CONFIG)), plain)
+
+
+def test_tied_embeddings_with_and_without_lm_head(tmp_path: Path) -> None:
+    config = CONFIG | {"tie_word_embeddings": True}
+    without = {name: t for name, t in TENSORS.items() if name != "lm_head.weight"}
+    for i, tensors in enumerate((TENSORS, without)):
+        model = _load(write(tmp_path / str(i), tensors, config))
+        assert model.lm_head is model.embedding
+        assert torch.equal(model.embedding, TENSORS["model.embed_tokens.weight"])
+
+
+def test_weights_are_cast_and_what_must_be_exact_stays_fp32(tmp_path: Path) -> None:
+    weights = _weights(_load(write(tmp_path, TENSORS, CONFIG), torch.bfloat16))
+    wide = {name.rsplit(".", 1)[1] for name, t in weights.items() if t.dtype == torch.float32}
+    assert wide == {"router", "a_log", "dt_bias", "inverse_frequencies"}
+    assert torch.equal(weights["model.embedding"], TENSORS["model.embed_tokens.weight"].bfloat16())
+
+
+def test_progress_counts_bytes_up_to_the_files(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    _load(write(tmp_path, TENSORS, CONFIG, 2), progress=lambda done, total: calls.append((done, total)))
+    done = [d for d, _ in calls]
+    assert done == sorted(done)
+    assert done[-1] == sum(t.nbytes for t in TENSORS.values())
+    assert {t for _, t in calls} == {sum(f.stat().st_size for f in tmp_path.glob("*.safetensors"))}
+
+
+def test_bytes_of_weights_are_those_of_the_tensors(tmp_path: Path) -> None:
+    folder = write(tmp_path, TENSORS, CONFIG)
+    _, num_bytes = load_model(EngineConfig(folder), read_model_config(folder), torch.float32, CPU, lambda *_: None)
+    assert num_bytes == sum(t.nbytes for t in TENSORS.values())
+
+
+def _without_one(folder: Path) -> None:
+    write(folder, {n: t for n, t in TENSORS.items() if n != "model.layers.3.mlp.experts.2.up_proj.weight"}, CONFIG)
+
+
+def _with_one_more(folder: Path) -> None:
+    write(folder, TENSORS | {"model.layers.0.self_attn.q_proj.bias": torch.zeros(3)}, CONFIG)
+
+
+def _wrong_shape(folder: Path) -> None:
+    write(folder, TENSORS | {"model.layers.1.self_attn.k_proj.weight": torch.zeros(16, 17)}, CONFIG)
+
+
+def _wrong_fused_shape(folder: Path) -> None:
+    write(folder, fused(TENSORS, CONFIG) | {"model.layers.1.mlp.experts.down_proj": torch.zeros(3, 6, 16)}, CONFIG)
+
+
+def _twice(folder: Path) -> None:
+    write(folder, TENSORS | fused(TENSORS, CONFIG), CONFIG)
+
+
+def _two_models(folder: Path) -> None:
+    write(folder, TENSORS, CONFIG)
+    (folder / "other.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+
+
+def _cut_off(folder: Path) -> None:
+    file = write(folder, TENSORS, CONFIG) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _no_header(folder: Path) -> None:
+    (write(folder, TENSORS, CONFIG) / "model.safetensors").write_bytes(b"")
+
+
+def _shard_gone(folder: Path) -> None:
+    (write(folder, TENSORS, CONFIG, 3) / "model-00002-of-00003.safetensors").unlink()
+
+
+def _index_cut_off(folder: Path) -> None:
+    index = write(folder, TENSORS, CONFIG, 2) / INDEX
+    index.write_text(index.read_text()[:-30])
+
+
+def _index_without_map(folder: Path) -> None:
+    (write(folder, TENSORS, CONFIG, 2) / INDEX).write_text("{}")
+
+
+def _index_is_a_list(folder: Path) -> None:
+    (write(folder, TENSORS, CONFIG, 2) / INDEX).write_text("[1]")
+
+
+def _index_of_numbers(folder: Path) -> None:
+    (write(folder, TENSORS, CONFIG, 2) / INDEX).write_text(json.dumps({"weight_map": {"a": 1, "b": "x"}}))
+
+
+def _no_weights(folder: Path) -> None:
+    (write(folder, TENSORS, CONFIG) / "model.safetensors").unlink()
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing tensor": (_without_one, r"lacks model\.layers\.3\.mlp\.experts\.2\.up_proj\.weight"),
+    "extra tensor": (_with_one_more, r"does not know: model\.layers\.0\.self_attn\.q_proj\.bias"),
+    "wrong shape": (_wrong_shape, r"k_proj\.weight has shape \[16, 17\].* asks for \[16, 16\]"),
+    "wrong fused shape": (_wrong_fused_shape, r"down_proj has shape \[3, 6, 16\].* asks for \[3, 16, 6\]"),
+    "per-expert and fused": (_twice, r"has model\.layers\.\d\.mlp\.experts\..* twice: leave"),
+    "two models in one folder": (_two_models, r"twice"),
+    "file cut off": (_cut_off, r"model\.safetensors is not a whole safetensors file.* download it again"),
+    "empty file": (_no_header, r"model\.safetensors is not a whole safetensors file.* download it again"),
+    "shard gone": (_shard_gone, r"lacks model-00002-of-00003\.safetensors, named in .*: the download is incomplete"),
+    "index cut off": (_index_cut_off, r"index\.json cannot be read"),
+    "index without a map": (_index_without_map, r"index\.json cannot be read"),
+    "index is a list": (_index_is_a_list, r"index\.json cannot be read"),
+    "index names numbers": (_index_of_numbers, r"index\.json cannot be read"),
+    "no weights": (_no_weights, r"has no \*\.safetensors file: give a folder"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_checkpoint_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    break_it, message = BROKEN[name]
+    break_it(tmp_path)
+    with pytest.raises(LoadError, match=message) as caught:
+        _load(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_many_missing_tensors_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, {n: t for n, t in TENSORS.items() if ".experts." not in n}, CONFIG)
+    with pytest.raises(LoadError, match=r"lacks .*down_proj\.weight, .* and 33 more$"):
+        _load(tmp_path)
