@@ -36,7 +36,7 @@ def _arguments() -> argparse.Namespace:
 def _start(args: argparse.Namespace) -> subprocess.Popen[bytes]:
     model = [args.model] if args.model else []
     gap = ["--max-inter-token-gap", str(args.max_inter_token_gap)]
-    command = [sys.executable, "-m", "server.cli", "serve", *model, "--port", str(PORT), *gap]
+    command = [sys.executable, "-m", "server", "serve", *model, "--port", str(PORT), *gap]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 

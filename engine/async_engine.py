@@ -154,22 +154,19 @@ class AsyncEngine:
             raise Overloaded(self._failure, "failed", DEFAULT_RETRY_SECONDS)
         if self._draining:
             raise Overloaded("the server is shutting down", "draining", DEFAULT_RETRY_SECONDS)
-        num_waiting = len(scheduler.waiting)
+        # Who arrives between two steps passes through the line even when slots are free: only the others count.
+        num_waiting = len(scheduler.waiting) - (self.info.num_slots - scheduler.cache.num_slots_used)
         if num_waiting >= self._max_num_queued_reqs:
-            raise Overloaded(
-                f"{num_waiting} requests wait already", "max_num_queued_reqs", self._expected_wait(num_waiting)
-            )
+            raise Overloaded(f"{num_waiting} requests wait already", "max_num_queued_reqs", self._expected_wait())
         limit, waiting_tokens = self._max_num_queued_tokens, self._num_waiting_tokens()
-        if limit is not None and num_waiting and waiting_tokens + num_prompt_tokens > limit:
+        if limit is not None and waiting_tokens and waiting_tokens + num_prompt_tokens > limit:
             raise Overloaded(
-                f"{waiting_tokens} prompt tokens wait already",
-                "max_num_queued_tokens",
-                self._expected_wait(num_waiting),
+                f"{waiting_tokens} prompt tokens wait already", "max_num_queued_tokens", self._expected_wait()
             )
 
-    def _expected_wait(self, num_waiting: int) -> float:
-        """Seconds until a place in the line is likely free: recent time per request over the slots it shares."""
-        return max(1.0, self._seconds_per_request / max(1, min(self.info.num_slots, num_waiting)))
+    def _expected_wait(self) -> float:
+        """Seconds until a place in the line is likely free: recent time per request over those that run at once."""
+        return max(1.0, self._seconds_per_request / max(1, len(self._core.scheduler.running)))
 
     def _num_waiting_tokens(self) -> int:
         return sum(len(s.tokens) for s in self._core.scheduler.waiting)

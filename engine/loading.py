@@ -48,7 +48,7 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, memory.num_slots, dtype, device)
     runner = Runner(model, storage, config.block_size, config.num_used_tokens or model_config.vocab_size)
     limits = _limits(config, model_config, memory)
-    info = _info(limits, model_config, dtype, device)
+    info = _info(limits, model_config, memory, dtype, device)
     return AsyncEngine(
         EngineCore(limits, config.seed), runner, info, config.max_num_queued_reqs, config.max_num_queued_tokens
     )
@@ -71,6 +71,7 @@ def load_model(
     ignored = IGNORED_PREFIXES + (("lm_head.",) if model_config.tie_word_embeddings else ())
     try:
         load_weights(checkpoint.tensors(), targets, lambda name: name.startswith(ignored), report)
+        progress(total, total)  # headers are part of the files, but not of any tensor
     except LoadError as error:
         raise LoadError(f"{config.model}: {error}") from None
     logger.info("kernels: %s", model.kernels.name)
@@ -115,7 +116,6 @@ def _plan(
     memory = plan_memory(needs, config.kv_cache_memory_bytes or _budget_bytes(config, device))
     for note in memory.notes:
         logger.warning(note)
-    logger.info("memory plan (%s, %s)\n%s", device.type, str(dtype).removeprefix("torch."), memory.table)
     return memory
 
 
@@ -140,7 +140,9 @@ def _limits(config: EngineConfig, model_config: ModelConfig, memory: MemoryPlan)
     )
 
 
-def _info(limits: CoreLimits, model_config: ModelConfig, dtype: torch.dtype, device: torch.device) -> EngineInfo:
+def _info(
+    limits: CoreLimits, model_config: ModelConfig, memory: MemoryPlan, dtype: torch.dtype, device: torch.device
+) -> EngineInfo:
     return EngineInfo(
         max_model_len=limits.max_model_len,
         vocab_size=limits.vocab_size,
@@ -152,4 +154,5 @@ def _info(limits: CoreLimits, model_config: ModelConfig, dtype: torch.dtype, dev
         state_slot_bytes=model_config.state_bytes(dtype.itemsize),
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
+        memory_plan=memory.table,
     )

@@ -4,13 +4,19 @@ Exit codes: 0 stopped as asked, 1 could not start, 2 an option is wrong, 130 int
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from engine import EngineConfig, load_engine
 from engine.errors import LoadError
@@ -102,6 +108,7 @@ def engine_config(settings: Settings, model: Path, num_used_tokens: int | None) 
 
 def _serve(settings: Settings, keys: ApiKeys) -> int:
     configure_logging(settings.log_level)
+    signal.signal(signal.SIGTERM, _terminate)
     folder = settings.model or bundled_model()
     model = served_model(read_model_files(folder), settings.served_model_name or default_names(settings.model))
     try:
@@ -110,11 +117,10 @@ def _serve(settings: Settings, keys: ApiKeys) -> int:
         reason = error.strerror or error
         return _complain(f"cannot listen on {settings.host} port {settings.port}: {reason}; try --port", _FAILED)
     with listener:
-        line = LoadingLine()
-        try:
-            engine = load_engine(engine_config(settings, folder, model.tokenizer.max_id + 1), progress=line)
-        finally:
-            line.end()
+        with loading_bar() as progress:
+            engine = load_engine(engine_config(settings, folder, model.tokenizer.max_id + 1), progress)
+        info = engine.info
+        _say(f"{info.device}, {info.dtype}, contexts of {info.max_model_len} tokens\n{info.memory_plan}\n")
         app = create_app(engine, settings, model, keys)
         run(
             app,
@@ -144,28 +150,24 @@ def greeting(listener: socket.socket, model: ServedModel, needs_key: bool) -> st
     )
 
 
-class LoadingLine:
-    """Tells how far loading is: on a terminal in one line that changes, else in a line for every tenth."""
+@contextlib.contextmanager
+def loading_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar with a speed while weights are read, fed with the bytes so far and in all; quiet when not on a terminal."""
+    columns = (
+        TextColumn("loading the model"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("")
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
-    def __init__(self) -> None:
-        self._percent = 0
-        self._on_terminal = sys.stderr.isatty()
 
-    def __call__(self, num_bytes: int, num_bytes_in_all: int) -> None:
-        """Called with the bytes read so far and in all."""
-        percent = 100 * num_bytes // max(1, num_bytes_in_all)
-        if percent - self._percent >= (1 if self._on_terminal else 10):
-            self._percent = percent
-            self._print(f"loading the model: {percent} %")
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._on_terminal and self._percent:
-            print(file=sys.stderr)
-
-    def _print(self, text: str) -> None:
-        print(f"\r{text}" if self._on_terminal else text, end="" if self._on_terminal else "\n", file=sys.stderr)
-        sys.stderr.flush()
+def _terminate(signal_number: int, frame: FrameType | None) -> NoReturn:
+    """Until the daemon listens there is nothing to drain."""
+    raise KeyboardInterrupt
 
 
 def _say(text: str) -> None:

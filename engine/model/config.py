@@ -5,6 +5,7 @@ and list `layer_types`. Both are read. Nothing is taken from class defaults wher
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise LoadError(
             f"{path.parent} has no {path.name}: give a folder with a model in Hugging Face layout"
         ) from None
@@ -131,7 +132,6 @@ def parse_model_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) ->
     _check_architecture(raw)
     fields = _Fields(raw)
     layer_types = _layer_types(fields)
-    eos = generation.get("eos_token_id", raw.get("eos_token_id"))
     config = ModelConfig(
         vocab_size=fields.positive("vocab_size"),
         hidden_size=fields.positive("hidden_size"),
@@ -140,7 +140,7 @@ def parse_model_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) ->
         rms_norm_eps=fields.number("rms_norm_eps"),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "bfloat16"),
-        eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),),
+        eos_token_ids=_end_tokens(generation.get("eos_token_id"), raw.get("eos_token_id")),
         rope=_rope(fields),
         num_attention_heads=fields.positive("num_attention_heads"),
         num_key_value_heads=fields.positive("num_key_value_heads"),
@@ -170,8 +170,18 @@ class _Fields:
 
     def number(self, name: str) -> float:
         value = self.raw.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise LoadError(f"{name} should be a number, found {value!r}")
+        return value
+
+    def number_or(self, name: str, default: float) -> float:
+        return default if self.raw.get(name) is None else self.number(name)
+
+    def nested(self, name: str) -> dict[str, Any]:
+        """An object inside; empty when absent."""
+        value = self.raw.get(name) or {}
+        if not isinstance(value, dict):
+            raise LoadError(f"{name} should be an object, found {value!r}")
         return value
 
     def positive(self, name: str) -> int:
@@ -194,7 +204,7 @@ def _check_architecture(raw: Mapping[str, Any]) -> None:
         if raw.get(name, served) != served:
             raise LoadError(f"{name} is {raw[name]!r}; deltaloop serves models with {served!r} only")
     if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown")
+        method = _Fields(raw).nested("quantization_config").get("quant_method", "unknown")
         raise LoadError(f"the weights are quantised ({method}); deltaloop serves bf16, fp16 and fp32 weights")
 
 
@@ -204,8 +214,8 @@ def _layer_types(fields: _Fields) -> tuple[LayerType, ...]:
     if listed is None:
         interval = fields.positive("full_attention_interval") if "full_attention_interval" in fields.raw else 4
         return tuple("linear_attention" if (i + 1) % interval else "full_attention" for i in range(num_layers))
-    unknown = set(listed) - {"linear_attention", "full_attention"}
-    if unknown or len(listed) != num_layers:
+    known = ("linear_attention", "full_attention")
+    if not isinstance(listed, list) or len(listed) != num_layers or any(kind not in known for kind in listed):
         raise LoadError(f"layer_types should list {num_layers} times linear_attention or full_attention")
     return tuple(listed)
 
@@ -217,34 +227,44 @@ def _dense_layers(raw: Mapping[str, Any], num_layers: int) -> frozenset[int]:
 
 
 def _rope(fields: _Fields) -> RopeConfig:
-    nested = fields.raw.get("rope_parameters") or {}
-    scaling = fields.raw.get("rope_scaling") or {}
-    rope = {**fields.raw, **scaling, **nested}
-    theta = _Fields(rope).number("rope_theta")
-    partial = rope.get("partial_rotary_factor", 0.25)  # what the released models leave unsaid in old files
-    rotary_dim = int(fields.positive("head_dim") * partial)
-    if rotary_dim < 2 or rotary_dim % 2:
+    nested, scaling = fields.nested("rope_parameters"), fields.nested("rope_scaling")
+    rope = _Fields({**fields.raw, **scaling, **nested})
+    partial = rope.number_or("partial_rotary_factor", 0.25)  # what the released models leave unsaid in old files
+    head_dim = fields.positive("head_dim")
+    rotary_dim = int(head_dim * partial)
+    if not 2 <= rotary_dim <= head_dim or rotary_dim % 2:
         raise LoadError(
-            f"partial_rotary_factor {partial} leaves {rotary_dim} rotated dimensions; an even number is needed"
+            f"partial_rotary_factor {partial} leaves {rotary_dim} rotated dimensions of {head_dim}; an even number is"
+            " needed"
         )
-    return RopeConfig(theta, rotary_dim, _yarn({**scaling, **nested}, fields))
+    return RopeConfig(rope.number("rope_theta"), rotary_dim, _yarn(_Fields({**scaling, **nested}), fields))
 
 
-def _yarn(scaling: Mapping[str, Any], fields: _Fields) -> YarnConfig | None:
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+def _yarn(scaling: _Fields, fields: _Fields) -> YarnConfig | None:
+    kind = scaling.raw.get("rope_type") or scaling.raw.get("type") or "default"
     if kind == "default":
         return None
     if kind != "yarn":
         raise LoadError(f"rope scaling of type {kind!r} is not served; deltaloop serves 'yarn'")
-    original = scaling.get("original_max_position_embeddings") or fields.positive("max_position_embeddings")
+    original = scaling.number_or("original_max_position_embeddings", fields.positive("max_position_embeddings"))
+    has_factor = scaling.raw.get("attention_factor") is not None
     return YarnConfig(
-        factor=_Fields(scaling).number("factor"),
+        factor=scaling.number("factor"),
         original_max_position_embeddings=int(original),
-        beta_fast=scaling.get("beta_fast") or 32.0,
-        beta_slow=scaling.get("beta_slow") or 1.0,
-        attention_factor=scaling.get("attention_factor"),
-        truncate=scaling.get("truncate", True),
+        beta_fast=scaling.number_or("beta_fast", 32.0),
+        beta_slow=scaling.number_or("beta_slow", 1.0),
+        attention_factor=scaling.number("attention_factor") if has_factor else None,
+        truncate=bool(scaling.raw.get("truncate", True)),
     )
+
+
+def _end_tokens(*places: Any) -> tuple[int, ...]:
+    """The first place that names end tokens: one id or a list of them."""
+    named: Any = next((place for place in places if place is not None), [])
+    ids = named if isinstance(named, list) else [named]
+    if any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
+        raise LoadError(f"eos_token_id should be a token id or a list of them, found {named!r}")
+    return tuple(ids)
 
 
 def _check(config: ModelConfig) -> None:
@@ -254,6 +274,9 @@ def _check(config: ModelConfig) -> None:
     ):
         if getattr(config, many) % getattr(config, few):
             raise LoadError(f"{many} should be a multiple of {few}")
+    outside = [i for i in config.eos_token_ids if not 0 <= i < config.vocab_size]
+    if outside:
+        raise LoadError(f"eos_token_id {outside[0]} is outside the vocabulary, vocab_size is {config.vocab_size}")
     if config.num_experts_per_tok > config.num_experts:
         raise LoadError("num_experts_per_tok is larger than num_experts")
     if config.linear_conv_kernel_dim < 2:

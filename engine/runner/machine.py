@@ -15,10 +15,9 @@ def available_memory_bytes(cgroup: Path = CGROUP, meminfo: Path = Path("/proc/me
 def num_cores(cgroup: Path = CGROUP) -> int:
     """Cores this process may use: its affinity mask, or its cgroup's quota if that is less; at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, period = _read(cgroup / "cpu.max").split() or ["max"], None
-    if len(quota) == 2 and quota[0] != "max":
-        period = int(quota[1])
-        return max(1, min(cores, int(quota[0]) // period))
+    quota, _, period = _read(cgroup / "cpu.max").strip().partition(" ")
+    if quota.isdigit() and period.isdigit():
+        return max(1, min(cores, int(quota) // int(period)))
     old_quota, old_period = _number(cgroup / "cpu/cpu.cfs_quota_us"), _number(cgroup / "cpu/cpu.cfs_period_us")
     if old_quota and old_period and old_quota > 0:
         return max(1, min(cores, old_quota // old_period))
@@ -36,13 +35,16 @@ def _machine_available(meminfo: Path) -> int:
 
 
 def _cgroup_left(cgroup: Path) -> int:
-    for limit_name, usage_name in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    """The limit less what is used. Cached files count as used, but make way: a checkpoint just read fills the cache."""
+    for limit_name, usage_name, stat_name, prefix in (
+        ("memory.max", "memory.current", "memory.stat", ""),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
     ):
         limit, usage = _number(cgroup / limit_name), _number(cgroup / usage_name)
         if limit is not None and usage is not None and limit < UNLIMITED:
-            return max(0, limit - usage)
+            stat = dict(line.split(maxsplit=1) for line in _read(cgroup / stat_name).splitlines() if " " in line)
+            cached = sum(int(stat.get(prefix + name, 0)) for name in ("inactive_file", "active_file"))
+            return max(0, limit - max(0, usage - cached))
     return UNLIMITED
 
 

@@ -56,7 +56,8 @@ def _penalise(logits: Tensor, spec: SampleSpec) -> None:
     if params.repetition_penalty != 1.0:
         seen = history.unique()
         values = logits[seen]
-        logits[seen] = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        values = torch.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+        logits[seen] = values.nan_to_num(nan=0.0)  # an extreme penalty overflows, and 0 times it is no number
     generated, counts = history[spec.num_prompt_tokens :].unique(return_counts=True)
     logits[generated] -= params.frequency_penalty * counts.float() + params.presence_penalty
 
@@ -68,7 +69,7 @@ def _draw(logits: Tensor, spec: SampleSpec) -> int | None:
     params = spec.params
     if params.temperature < MIN_TEMPERATURE:
         return best
-    candidates, ids = _candidates(logits / params.temperature, params)
+    candidates, ids = _candidates((logits - logits[best]) / params.temperature, params)
     cumulative = torch.softmax(candidates, dim=-1).double().cumsum(-1)
     point = uniform(spec.seed, spec.choice, spec.position) * cumulative[-1]
     index = int(torch.searchsorted(cumulative, point, right=True).clamp(max=len(candidates) - 1))

@@ -138,7 +138,9 @@ class Tokenizer:
     def _encode_plain(self, text: str) -> list[int]:
         if not text:
             return []
-        return self._inner.encode(_LONE_SURROGATE.sub("\ufffd", text), add_special_tokens=False).ids
+        # The batch call lets go of the interpreter lock, the single one does not.
+        batch = self._inner.encode_batch_fast([_LONE_SURROGATE.sub("\ufffd", text)], add_special_tokens=False)
+        return batch[0].ids
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str] | None:

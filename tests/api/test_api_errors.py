@@ -54,6 +54,13 @@ def test_every_agent_understands_an_overflow(client: str) -> None:
         assert found.groups() == ("1000", "5019")
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_a_prompt_so_long_that_a_thread_encodes_it(path: str) -> None:
+    text = "x" * 100_000
+    body = {"messages": [{"role": "user", "content": text}]} if path == CHAT else {"prompt": text}
+    assert error_of(Api().post(path, body), 400)["n_prompt_tokens"] >= 100_000
+
+
 def test_overflow_of_a_completion_names_the_prompt() -> None:
     error = error_of(Api().complete(prompt="x" * 5000), 400)
     assert error["param"] == "prompt"

@@ -15,7 +15,7 @@ from server.dialects.openai.schema import (
 )
 from tests.support.api import CHAT, COMPLETIONS, Api, hello
 
-ODD = (
+ODD: tuple[Any, ...] = (
     *(True, 0, -1, 1, 2.5, 10**30, -(10**30), 1e308),
     *("", "x", "\x00", "\ud800", "9" * 100_000),
     *([], [None], [[]], [1, "x"], ["\ud83d"], {}, {"x": None}, {"type": "function"}, [{"type": 3}], [{"role": []}]),

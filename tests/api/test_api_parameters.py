@@ -116,7 +116,7 @@ def test_strangers_are_warned_of_once_and_only_so_many(caplog: pytest.LogCapture
 
 
 def test_strict_tools_are_accepted_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    tool = {"type": "function", "function": {**WEATHER["function"], "strict": True}}  # type: ignore[dict-item]
+    tool = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
     api = Api()
     with caplog.at_level(logging.WARNING):
         assert [api.chat(tools=[tool]).status_code for _ in range(2)] == [200, 200]

@@ -1,6 +1,7 @@
 """The official openai client against a real socket."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -10,7 +11,7 @@ from tests.support.api import WEATHER, Api, eventually, live
 from tests.support.scripted_engine import ScriptedEngine, fail_after, say
 
 MODEL = "tiny-qwen-coder"
-MESSAGES = [{"role": "user", "content": "Hi"}]
+MESSAGES: list[Any] = [{"role": "user", "content": "Hi"}]
 CALL = "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>"
 
 
@@ -26,7 +27,7 @@ def client(url: str, key: str = "key", retries: int = 0) -> openai.OpenAI:
 
 def test_chat(url: str) -> None:
     with client(url) as api:
-        answer = api.chat.completions.create(model=MODEL, messages=MESSAGES)  # type: ignore[arg-type]
+        answer = api.chat.completions.create(model=MODEL, messages=MESSAGES)
     assert answer.choices[0].message.content == "Hello wörld"
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage is not None
@@ -38,7 +39,7 @@ def test_streamed_chat(url: str) -> None:
     with client(url) as api:
         stream = api.chat.completions.create(
             model=MODEL,
-            messages=MESSAGES,  # type: ignore[arg-type]
+            messages=MESSAGES,
             stream=True,
             stream_options={"include_usage": True},
         )
@@ -54,8 +55,8 @@ def test_streamed_chat_with_the_helper() -> None:
         client(url) as api,
         api.chat.completions.stream(
             model=MODEL,
-            messages=MESSAGES,  # type: ignore[arg-type]
-            tools=[WEATHER],  # type: ignore[list-item]
+            messages=MESSAGES,
+            tools=[WEATHER],
         ) as stream,
     ):
         completion = stream.get_final_completion()
@@ -68,7 +69,7 @@ def test_logprobs(url: str) -> None:
     with client(url) as api:
         answer = api.chat.completions.create(
             model=MODEL,
-            messages=MESSAGES,  # type: ignore[arg-type]
+            messages=MESSAGES,
             logprobs=True,
             top_logprobs=3,
         )
@@ -104,7 +105,7 @@ def test_errors_have_their_classes(url: str) -> None:
         assert caught.value.code == "context_length_exceeded"
         assert caught.value.param == "messages"
         with pytest.raises(openai.NotFoundError):
-            api.chat.completions.create(model="other", messages=MESSAGES)  # type: ignore[arg-type]
+            api.chat.completions.create(model="other", messages=MESSAGES)
     with client(url, key="wrong") as api, pytest.raises(openai.AuthenticationError):
         api.models.list()
 
@@ -119,21 +120,20 @@ def test_a_retry_after_is_waited_for() -> None:
 
     with live(Api(engine=engine)) as url, client(url, retries=2) as api:
         api._client.event_hooks["response"] = [release]
-        answer = api.chat.completions.create(model=MODEL, messages=MESSAGES)  # type: ignore[arg-type]
+        answer = api.chat.completions.create(model=MODEL, messages=MESSAGES)
     assert answer.choices[0].message.content == "Hello"
     assert len(answered) == 2
 
 
 def test_a_broken_stream_raises() -> None:
     with live(Api(fail_after("Hel"))) as url, client(url) as api, pytest.raises(openai.APIError) as caught:
-        list(api.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True))  # type: ignore[call-overload]
+        list(api.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True))
     assert "the device failed" in str(caught.value)
 
 
 def test_leaving_a_stream_frees_it() -> None:
     api_side = Api(say("x" * 2000, delay=0.01))
     with live(api_side) as url, client(url) as api:
-        stream = api.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)  # type: ignore[call-overload]
-        next(iter(stream))
-        stream.close()
+        with api.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True) as stream:
+            next(iter(stream))
         assert eventually(lambda: not api_side.engine.running, 1.0)

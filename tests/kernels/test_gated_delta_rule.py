@@ -52,7 +52,9 @@ def _chunked(
         ratios = torch.exp(g[:, :, None] - g[:, None, :]).tril()
         a = ((b * key) @ key.transpose(1, 2) * ratios).tril(-1)
         eye = torch.eye(a.shape[1], dtype=torch.float64)
-        solve = torch.linalg.solve_triangular(eye + a, torch.cat([b * value, b * g.exp()[..., None] * key], -1), upper=False)
+        solve = torch.linalg.solve_triangular(
+            eye + a, torch.cat([b * value, b * g.exp()[..., None] * key], -1), upper=False
+        )
         u, w = solve.split([value.shape[-1], key.shape[-1]], dim=-1)
         corrected = u - w @ s
         outs.append((g.exp()[..., None] * query) @ s + (query @ key.transpose(1, 2) * ratios) @ corrected)
@@ -93,7 +95,9 @@ def test_full_decay_forgets_and_beta_zero_learns_nothing() -> None:
 def test_beta_one_stores_the_value_under_its_key() -> None:
     """With β = 1 the updated state returns v for k, whatever it held."""
     _, key, value, decay, beta = _inputs(1, 2, 2, 6, 4)
-    out = gated_delta_rule(key, key, value, decay, torch.ones_like(beta), normal(1, 4, 6, 4, seed=6), slot_spans([1], 1))
+    out = gated_delta_rule(
+        key, key, value, decay, torch.ones_like(beta), normal(1, 4, 6, 4, seed=6), slot_spans([1], 1)
+    )
     torch.testing.assert_close(out, value, rtol=1e-5, atol=1e-5)
 
 

@@ -61,9 +61,7 @@ def test_experts_nobody_chose_are_not_read() -> None:
 def test_the_order_of_a_rows_experts_does_not_matter() -> None:
     x, gate_up, down = normal(5, HIDDEN, seed=1), normal(4, 2 * SIZE, HIDDEN, seed=2), normal(4, HIDDEN, SIZE, seed=3)
     weights, experts = route(normal(5, 4, seed=4), 3, True)
-    assert torch.equal(
-        moe(x, weights, experts, gate_up, down), moe(x, weights.flip(1), experts.flip(1), gate_up, down)
-    )
+    assert torch.equal(moe(x, weights, experts, gate_up, down), moe(x, weights.flip(1), experts.flip(1), gate_up, down))
 
 
 @pytest.mark.parametrize("num_rows", ROWS)

@@ -59,7 +59,9 @@ def test_a_block_table_longer_than_the_context() -> None:
     case = paged_case([(20, 2)], 4, 1, 8, torch.float32, seed=4)
     (span,) = case.spans
     unused = sorted(set(range(len(case.memory.keys))) - set(span.block_ids.tolist()))
-    longer = Span(span.start, span.num_rows, span.position, span.slot, torch.cat([span.block_ids, torch.tensor(unused)]))
+    longer = Span(
+        span.start, span.num_rows, span.position, span.slot, torch.cat([span.block_ids, torch.tensor(unused)])
+    )
     query = normal(2, 2, 8, seed=2)
     assert torch.equal(paged_attention(query, case.memory, (longer,)), paged_attention(query, case.memory, (span,)))
 

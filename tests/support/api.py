@@ -22,7 +22,7 @@ from tests.support.tiny_text_model import tiny_model
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
-WEATHER = {
+WEATHER: Any = {
     "type": "function",
     "function": {
         "name": "weather",

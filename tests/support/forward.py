@@ -22,7 +22,9 @@ CPU = torch.device("cpu")
 class Forward:
     """A loaded model with storage for a few sequences; `chunk` computes more tokens of one or several."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32, num_slots: int = 20, max_len: int = 512) -> None:
+    def __init__(
+        self, folder: Path, dtype: torch.dtype = torch.float32, num_slots: int = 20, max_len: int = 512
+    ) -> None:
         config = read_model_config(folder)
         self.model, _ = load_model(EngineConfig(folder), config, dtype, CPU, lambda done, total: None)
         self._blocks_per_seq = -(-max_len // BLOCK_SIZE)
@@ -38,9 +40,7 @@ class Forward:
             first = slot * self._blocks_per_seq
             blocks = tuple(first + (7 * i + slot) % self._blocks_per_seq for i in range(num_blocks))
             spec = SampleSpec(SamplingParams(), seed=0, choice=0, position=0)
-            sequences.append(
-                ScheduledSequence(slot, start, tuple(token_ids), blocks, slot, StateAction.CONTINUE, spec)
-            )
+            sequences.append(ScheduledSequence(slot, start, tuple(token_ids), blocks, slot, StateAction.CONTINUE, spec))
         batch = token_batch(StepPlan(1, tuple(sequences)), BLOCK_SIZE, CPU)
         batch = dataclasses.replace(batch, sample_rows=torch.arange(len(batch.token_ids)))
         logits = self.model.forward(batch, self.storage.layers)

@@ -1,7 +1,7 @@
 """Measures an exported model: bits per byte on held-out modules, right tool calls, and what it says.
 
-Everything runs through transformers' own implementation of the architecture, greedily, in fp32 arithmetic on the bf16
-weights, so that the numbers belong to the files and not to the training code.
+Everything runs through transformers' own implementation of the architecture, in bf16 and greedily, so that the numbers
+belong to the files and not to the training code.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from transformers import Qwen3NextForCausalLM
+from transformers import GenerationConfig, Qwen3NextForCausalLM
 
 from .conversations import Conversation, single_request
 from .corpus import default_stdlib, held_out
@@ -23,7 +23,7 @@ from .tokenizer import END, END_OF_TURN, load_template, render
 from .tools import Request, Tool
 from .words import Words
 
-WINDOW, STRIDE = 1024, 512
+WINDOW, STRIDE, BATCH = 1024, 512, 16
 CALL = re.compile(r"\s*<tool_call>\n<function=([^>\n]+)>\n(.*?)</function>\n</tool_call>\s*", re.DOTALL)
 PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>\n", re.DOTALL)
 PROMPTS = (
@@ -44,36 +44,56 @@ class Folder:
 
     @classmethod
     def load(cls, path: Path) -> "Folder":
-        model = Qwen3NextForCausalLM.from_pretrained(path, dtype=torch.float32)
+        model = Qwen3NextForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
         return cls(model.eval(), Tokenizer.from_file(str(path / "tokenizer.json")), path)
 
-    def answer(self, conversation: Conversation, limit: int = 400) -> str:
-        """The greedy answer, without the token that ended it; an answer cut at the limit ends with "…"."""
-        prompt = render(load_template(self.path / "chat_template.jinja"), conversation, prompt=True)
-        ids = self.tokenizer.encode(prompt).ids
-        ends = [self.tokenizer.token_to_id(END_OF_TURN), self.tokenizer.token_to_id(END)]
+    def id_of(self, token: str) -> int:
+        return int(self.tokenizer.token_to_id(token))
+
+    def answers(self, conversations: list[Conversation], limit: int = 300) -> list[str]:
+        """The greedy answers, without the token that ended them; an answer cut at the limit ends with "…"."""
+        template = load_template(self.path / "chat_template.jinja")
+        prompts = [self.tokenizer.encode(render(template, c, prompt=True)).ids for c in conversations]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        texts = [""] * len(prompts)
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            for index, text in zip(batch, self.generate([prompts[i] for i in batch], limit), strict=True):
+                texts[index] = text
+        return texts
+
+    def generate(self, prompts: list[list[int]], limit: int) -> list[str]:
+        ends = [self.id_of(END_OF_TURN), self.id_of(END)]
+        width = max(map(len, prompts))
+        ids = torch.tensor([[ends[1]] * (width - len(p)) + p for p in prompts])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        settings = GenerationConfig(max_new_tokens=limit, do_sample=False, eos_token_id=ends, pad_token_id=ends[1])
         with torch.inference_mode():
-            output = self.model.generate(
-                torch.tensor([ids]), max_new_tokens=limit, do_sample=False, temperature=None, top_p=None, top_k=None,
-                eos_token_id=ends,
-            )  # fmt: skip
-        new = output[0, len(ids) :].tolist()
-        text = self.tokenizer.decode([token for token in new if token not in ends], skip_special_tokens=False)
-        return text if new[-1] in ends else text + "…"
+            output = self.model.generate(ids, attention_mask=mask, generation_config=settings)
+        texts = []
+        for row in output[:, width:].tolist():
+            length = next((i for i, token in enumerate(row) if token in ends), None)
+            text = self.tokenizer.decode(row[:length], skip_special_tokens=False)
+            texts.append(text if length is not None else text + "…")
+        return texts
 
 
 def bits(folder: Folder, text: str) -> float:
     """The bits that the model needs for a text, which it reads in overlapping windows after an end-of-text token."""
-    ids = [folder.tokenizer.token_to_id(END), *folder.tokenizer.encode(text).ids]
-    total, scored = 0.0, 1
-    while scored < len(ids):
-        start = max(0, min(scored - STRIDE, len(ids) - WINDOW))
-        window = torch.tensor([ids[start : start + WINDOW]])
+    ids = [folder.id_of(END), *folder.tokenizer.encode(text).ids]
+    starts = list(range(0, max(1, len(ids) - WINDOW + STRIDE), STRIDE))
+    total = 0.0
+    for first in range(0, len(starts), BATCH):
+        batch = starts[first : first + BATCH]
+        rows = [ids[start : start + WINDOW] for start in batch]
+        width = max(map(len, rows))
+        window = torch.tensor([row + [ids[0]] * (width - len(row)) for row in rows])
         with torch.inference_mode():
-            logits = folder.model(window).logits[0, :-1].float()
-        losses = torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="none")
-        total += losses[scored - start - 1 :].sum().item()
-        scored = start + window.shape[1]
+            logits = folder.model(window).logits[:, :-1].float()
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), window[:, 1:], reduction="none")
+        for start, row, loss in zip(batch, rows, losses, strict=True):
+            seen = WINDOW - STRIDE if start else 1  # what the window before has scored
+            total += loss[seen - 1 : len(row) - 1].sum().item()
     return total / math.log(2)
 
 
@@ -108,16 +128,16 @@ def is_right(text: str, tool: Tool, request: Request) -> bool:
 def tool_calls(folder: Folder, count: int, seed: int, unseen_words: bool, show: int) -> tuple[int, int]:
     """How many of `count` generated requests get exactly the right call, and how many get a well-formed one."""
     words = Words(random.Random(seed), held_out=unseen_words)
+    asked = [single_request(words) for _ in range(count)]
+    texts = folder.answers([conversation for conversation, _, _ in asked])
     right = formed = 0
-    for _ in range(count):
-        conversation, tool, request = single_request(words)
-        text = folder.answer(conversation)
+    for text, (_, tool, request) in zip(texts, asked, strict=True):
         good = is_right(text, tool, request)
         right += good
         formed += parse_call(text) is not None
         if not good and show > 0:
             show -= 1
-            print(f"  wrong: {request.text!r}\n    wanted {tool.name} {request.arguments}\n    got {text!r}", flush=True)
+            print(f"  wrong: {request.text!r}\n    wanted {tool.name} {request.arguments}\n    got {text!r}")
     return right, formed
 
 
@@ -131,8 +151,9 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=0, help="print this many wrong calls of each kind")
     arguments = parser.parse_args()
     folder = Folder.load(arguments.model)
-    for prompt in PROMPTS:
-        print(f"> {prompt}\n{folder.answer(Conversation([{'role': 'user', 'content': prompt}]))}\n", flush=True)
+    answers = folder.answers([Conversation([{"role": "user", "content": prompt}]) for prompt in PROMPTS])
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        print(f"> {prompt}\n{answer}\n", flush=True)
     for unseen, label in ((False, "training vocabulary, other seed"), (True, "held-out vocabulary")):
         right, formed = tool_calls(folder, arguments.requests, arguments.seed, unseen, arguments.show)
         share = arguments.requests / 100

@@ -22,7 +22,7 @@ from server.choice import ChoiceWriter, OutputOptions
 from tests.support.api import WEATHER
 from tests.support.scripted_engine import EOS, TOKENIZER
 
-TOOLS = (Tool("weather", WEATHER["function"]),)  # type: ignore[arg-type]
+TOOLS = (Tool("weather", WEATHER["function"]),)
 CALL = "<tool_call>\n<function=weather>\n<parameter=city>\nÅlesund\n</parameter>\n</function>\n</tool_call>"
 TEXTS = ("plain", "wörld 🙂 end", "a stop in here", f"Let me see\n{CALL}", f"{CALL}\n{CALL}", "stostostop", "")
 OPTIONS = (

@@ -107,7 +107,7 @@ def test_progress_counts_bytes_up_to_the_files(tmp_path: Path) -> None:
     _load(write(tmp_path, TENSORS, CONFIG, 2), progress=lambda done, total: calls.append((done, total)))
     done = [d for d, _ in calls]
     assert done == sorted(done)
-    assert done[-1] == sum(t.nbytes for t in TENSORS.values())
+    assert sum(t.nbytes for t in TENSORS.values()) <= done[-1] <= calls[-1][1]
     assert {t for _, t in calls} == {sum(f.stat().st_size for f in tmp_path.glob("*.safetensors"))}
 
 

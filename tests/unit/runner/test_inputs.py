@@ -1,0 +1,79 @@
+"""A plan's integers, packed into a batch's tensors; and the storage they address."""
+
+import pytest
+import torch
+
+from engine.batch import PagedKV, RecurrentState
+from engine.model.config import parse_model_config
+from engine.plan import SampleSpec, ScheduledSequence, StateAction, StepPlan
+from engine.runner.inputs import token_batch
+from engine.runner.storage import Storage
+from engine.types import SamplingParams
+from tests.support.checkpoints import CONFIG
+
+CPU = torch.device("cpu")
+SPEC = SampleSpec(SamplingParams(), seed=0, choice=0, position=0)
+
+
+def _sequence(
+    seq_id: int, start: int, token_ids: tuple[int, ...], block_ids: tuple[int, ...], slot: int, spec: SampleSpec | None
+) -> ScheduledSequence:
+    return ScheduledSequence(seq_id, start, token_ids, block_ids, slot, StateAction.CONTINUE, spec)
+
+
+def test_rows_of_several_sequences() -> None:
+    plan = StepPlan(
+        1,
+        (
+            _sequence(7, 0, (10, 11, 12, 13, 14), (5, 2), 3, SPEC),
+            _sequence(8, 6, (20, 21, 22), (9, 0, 4), 0, None),  # crosses a block; its prompt goes on
+            _sequence(9, 3, (30,), (1,), 2, SPEC),
+        ),
+    )
+    batch = token_batch(plan, 4, CPU)
+    assert batch.token_ids.tolist() == [10, 11, 12, 13, 14, 20, 21, 22, 30]
+    assert batch.positions.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 3]
+    assert batch.kv_rows.tolist() == [20, 21, 22, 23, 8, 2, 3, 16, 7]
+    assert batch.sample_rows.tolist() == [4, 8]
+    assert [(s.start, s.end, s.position, s.slot, s.context_len) for s in batch.spans] == [
+        (0, 5, 0, 3, 5),
+        (5, 8, 6, 0, 9),
+        (8, 9, 3, 2, 4),
+    ]
+    assert [s.block_ids.tolist() for s in batch.spans] == [[5, 2], [9, 0, 4], [1]]
+    for tensor in (batch.token_ids, batch.positions, batch.kv_rows, batch.sample_rows, batch.spans[0].block_ids):
+        assert tensor.dtype == torch.int64
+
+
+def test_nothing_to_sample() -> None:
+    batch = token_batch(StepPlan(1, (_sequence(1, 0, (3, 4), (0,), 0, None),)), 4, CPU)
+    assert batch.sample_rows.shape == (0,)
+    assert batch.sample_rows.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_storage_takes_what_the_configuration_says(dtype: torch.dtype) -> None:
+    config = parse_model_config(CONFIG, {})
+    num_blocks, block_size, num_slots = 5, 4, 3
+    storage = Storage.allocate(config, num_blocks, block_size, num_slots, dtype, CPU)
+    kinds = [PagedKV if kind == "full_attention" else RecurrentState for kind in config.layer_types]
+    assert [type(layer) for layer in storage.layers] == kinds
+    kv = sum(m.keys.nbytes + m.values.nbytes for m in storage.layers if isinstance(m, PagedKV))
+    state = sum(m.delta.nbytes + m.conv.nbytes for m in storage.layers if isinstance(m, RecurrentState))
+    assert kv == num_blocks * block_size * config.kv_bytes_per_token(dtype.itemsize)
+    assert state == num_slots * config.state_bytes(dtype.itemsize)
+
+
+def test_a_slot_is_reset_alone() -> None:
+    storage = Storage.allocate(parse_model_config(CONFIG, {}), 2, 4, 3, torch.float32, CPU)
+    for layer in storage.layers:
+        for tensor in (layer.keys, layer.values) if isinstance(layer, PagedKV) else (layer.delta, layer.conv):
+            tensor.fill_(float("nan"))
+    storage.reset_slot(1)
+    for layer in storage.layers:
+        if isinstance(layer, PagedKV):
+            assert layer.keys.isnan().all()
+            continue
+        for tensor in (layer.delta, layer.conv):
+            assert not tensor[1].any()
+            assert tensor[[0, 2]].isnan().all()
