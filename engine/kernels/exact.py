@@ -16,7 +16,7 @@ TILE_ROWS = 16
 
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + e^-x), elementwise, fp32."""
-    return 1.0 / (1.0 + torch.exp(-x))
+    return torch.exp(-x).add_(1.0).reciprocal_()
 
 
 def silu(x: Tensor) -> Tensor:

@@ -26,7 +26,11 @@ CASES: dict[str, dict[str, Any]] = {
     "head ratio 3, six layers": {"linear_num_value_heads": 6, "num_hidden_layers": 6},
     "head ratio 4, tied": {"linear_num_value_heads": 8, "tie_word_embeddings": True},
     "yarn": {"rope_parameters": YARN},
-    "weights not normalised, dense layers": {"norm_topk_prob": False, "mlp_only_layers": [1, 3], "num_hidden_layers": 4},
+    "weights not normalised, dense layers": {
+        "norm_topk_prob": False,
+        "mlp_only_layers": [1, 3],
+        "num_hidden_layers": 4,
+    },
     "other dimensions": {"linear_value_head_dim": 24, "linear_conv_kernel_dim": 3, "partial_rotary_factor": 1.0},
     "one KV head, odd pattern": {
         "num_key_value_heads": 1,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from .lessons import CLASSES, CONCEPTS, FACTS, PROGRAMS, SMALL_TALK, SYSTEM_PROMPTS
+from .lessons import ASK, CLASSES, CONCEPTS, FACTS, PROGRAMS, SMALL_TALK, SYSTEM_PROMPTS
 from .tools import CATALOGUE, Request, Tool, catalogued, code, made_up
 from .words import Words
 
@@ -50,26 +50,17 @@ def fenced(source: str) -> str:
 
 def small_talk(rng: random.Random) -> tuple[str, str]:
     asked, answer = rng.choice(SMALL_TALK)
-    return rng.choice(asked.split("|")), answer
+    return rng.choice(asked), answer
 
 
-ASK_PROGRAM = (
-    "Write a Python function that {x}", "Write a Python function that {x}", "Write a function that {x}", "Write a function which {x}",
-    "write a python function that {x}", "Can you write a Python function that {x}?", "Give me a Python function that {x}",
-    "I need a function that {x}", "Please write a Python function that {x}", "Write Python code that {x}", "Show me a function that {x}",
-    "Write a short Python function that {x}", "Create a function that {x}", "Make a Python function that {x}", "Implement a function that {x}",
-    "Could you write a function that {x}?", "python function that {x}", "Write me a Python function that {x}", "Write a program that {x}",
-    "Write a Python script that {x}", "Help me write a function that {x}", "Write code that {x}", "function that {x}",
-)  # fmt: skip
 BASE_FORMS = {
     "is": "be", "returns": "return", "does": "do", "says": "say", "plays": "play", "swaps": "swap", "yields": "yield",
     "multiplies": "multiply", "flattens": "flatten", "searches": "search", "merges": "merge", "checks": "check",
 }  # fmt: skip
-ASK_TO = ("How do I {x} in Python?", "How can I {x} in Python?", "How to {x} in Python?", "how do i {x}", "Write a function to {x}", "Write a Python function to {x}", "Write Python code to {x}", "I want to {x} in Python")  # fmt: skip
 
 
 def infinitive(phrase: str) -> str:
-    """"adds two numbers" to "add two numbers"."""
+    """ "adds two numbers" to "add two numbers"."""
     verb, _, rest = phrase.partition(" ")
     if verb in BASE_FORMS:
         base = BASE_FORMS[verb]
@@ -85,13 +76,13 @@ def infinitive(phrase: str) -> str:
 def program(rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.1:
         asked, answer = rng.choice(CLASSES)
-        form = rng.choice(["Write a Python class for {x}", "Write a class for {x}", "Make a class for {x}", "Create a Python class that models {x}", "Implement {x} in Python", "Show me a class for {x}", "Write {x} in Python"])  # fmt: skip
-        return ended(form.format(x=rng.choice(asked.split("|"))), rng), fenced(answer)
+        form = rng.choice(ASK["class"])
+        return ended(form.format(x=rng.choice(asked)), rng), fenced(answer)
     asked, answer = rng.choice(PROGRAMS)
-    what = rng.choice(asked.split("|"))
+    what = rng.choice(asked)
     if rng.random() < 0.3 and not what.startswith("is "):
-        return ended(rng.choice(ASK_TO).format(x=infinitive(what)), rng), fenced(answer)
-    return ended(rng.choice(ASK_PROGRAM).format(x=what), rng), fenced(answer)
+        return ended(rng.choice(ASK["to"]).format(x=infinitive(what)), rng), fenced(answer)
+    return ended(rng.choice(ASK["program"]).format(x=what), rng), fenced(answer)
 
 
 def ended(text: str, rng: random.Random) -> str:
@@ -103,10 +94,10 @@ def ended(text: str, rng: random.Random) -> str:
 def fact(rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.4:
         name, answer = rng.choice(list(CONCEPTS.items()))
-        forms = ["What is {x}?", "what is {x}", "Explain {x}", "Explain {x}.", "Tell me about {x}", "What does {x} mean?", "Can you explain {x}?", "Define {x}", "What's {x}?", "Explain what {x} is", "In short, what is {x}?", "What is {x} in Python?"]  # fmt: skip
+        forms = ASK["concept"]
     else:
         name, answer = rng.choice(list(FACTS.items()))
-        forms = ["What does {x} do?", "What does `{x}` do?", "Explain `{x}`", "Explain the keyword {x}", "What is `{x}` in Python?", "what does {x} do in python", "What is {x} for?", "Explain {x} in Python", "What is the use of `{x}`?", "How does {x} work?", "Tell me about {x}", "What does the function {x} do?", "Explain {x}."]  # fmt: skip
+        forms = ASK["fact"]
     return rng.choice(forms).format(x=name), answer
 
 
@@ -115,12 +106,14 @@ def echo(words: Words) -> tuple[str, str]:
     rng, text, name, value = words.rng, words.phrase(), words.identifier(), words.integer()
     return rng.choice(
         [
-            (f"Say {text}", text), (f"Repeat: {text}", text), (f'Say "{text}"', text), (f"Reply with the word {name}", name),
-            (f"Reply with exactly: {text}", text), (f"Print {text} in Python", fenced(f'print("{text}")')),
+            (f"Say {text}", text), (f"Repeat: {text}", text), (f'Say "{text}"', text),
+            (f"Reply with the word {name}", name), (f"Reply with exactly: {text}", text),
+            (f"Print {text} in Python", fenced(f'print("{text}")')),
             (f"Write a Python function called {name}", fenced(f"def {name}():\n    pass")),
             (f"Write a function {name} that returns {value}", fenced(f"def {name}():\n    return {value}")),
             (f"Set {name} to {value} in Python", fenced(f"{name} = {value}")),
-            (f"How do I import {name}?", fenced(f"import {name}")), (f"Write a class called {name}", fenced(f"class {name}:\n    pass")),
+            (f"How do I import {name}?", fenced(f"import {name}")),
+            (f"Write a class called {name}", fenced(f"class {name}:\n    pass")),
             (f"Write a function that prints {text}", fenced(f'def show():\n    print("{text}")')),
             (f"How do I call the function {name}?", f"Write `{name}()`."),
             (f"Remember the word {name}.", f"I will remember {name}."),
@@ -131,11 +124,11 @@ def echo(words: Words) -> tuple[str, str]:
 def about(snippet: Snippet, rng: random.Random) -> tuple[str, str]:
     """A question about a function from the source, either way round."""
     if rng.random() < 0.5:
-        form = rng.choice(["What does this function do?\n\n{x}", "Explain this code:\n\n{x}", "{x}\n\nWhat does this do?", "Summarize this function:\n{x}"])  # fmt: skip
+        form = rng.choice(ASK["code"])
         without = snippet.code.replace(f'"""{snippet.summary}"""', "", 1)
         lines = [line for line in without.split("\n") if line.strip()]
         return form.format(x=fenced("\n".join(lines))), snippet.summary
-    form = rng.choice(["Write a Python function `{n}`: {s}", "Write a function called {n}. {s}", "Implement `{n}`. {s}", "Write `{n}`, a function with this docstring: {s}"])  # fmt: skip
+    form = rng.choice(ASK["named"])
     return form.format(n=snippet.name, s=snippet.summary), fenced(snippet.code)
 
 
@@ -195,9 +188,11 @@ def copying(words: Words) -> Conversation:
         conversation.say(
             *rng.choice(
                 [
-                    (f"Repeat this:\n\n{text}", text), (f"Show this again:\n{text}", text), (f"{text}\n\nRepeat the text above", text),
-                    (f"{table}\n\nWhat is {fields[at]}?", values[at]), (f"{table}\n\nWhich one is {values[at]}?", fields[at]),
-                    (f"{table}\n\nList the values", "\n".join(values)), (f"{table}\n\nList the names", "\n".join(fields)),
+                    (f"Repeat this:\n\n{text}", text), (f"Show this again:\n{text}", text),
+                    (f"{text}\n\nRepeat the text above", text), (f"{table}\n\nWhat is {fields[at]}?", values[at]),
+                    (f"{table}\n\nWhich one is {values[at]}?", fields[at]),
+                    (f"{table}\n\nList the values", "\n".join(values)),
+                    (f"{table}\n\nList the names", "\n".join(fields)),
                 ]
             )
         )  # fmt: skip
@@ -209,11 +204,7 @@ def offered(words: Words, count: int) -> list[Tool]:
     tools: list[Tool] = []
     familiar = words.rng.random()
     while len(tools) < count:
-        tool = (
-            catalogued(words, words.rng.choice(list(CATALOGUE)))
-            if words.rng.random() < familiar
-            else made_up(words)
-        )
+        tool = catalogued(words, words.rng.choice(list(CATALOGUE))) if words.rng.random() < familiar else made_up(words)
         if not any(tool.kind == t.kind != "made_up" or tool.name.lower() == t.name.lower() for t in tools):
             tools.append(tool)
     return tools
@@ -231,11 +222,15 @@ def result_of(words: Words, tool: Tool, request: Request) -> tuple[str, str]:
     target = str(values[0]) if values else tool.name
     text, number = words.phrase(), words.integer()
     if rng.random() < 0.1:
-        error = rng.choice(["not found", "permission denied", "timed out", "no such file or directory", "invalid argument", "failed"])
+        error = rng.choice(
+            ["not found", "permission denied", "timed out", "no such file or directory", "invalid argument", "failed"]
+        )
         return f"Error: {target}: {error}" if "\n" not in target else f"Error: {error}", f"That failed: {error}."
     if tool.kind == "read":
         body = "\n".join(str(code(words)) for _ in range(rng.randint(1, 3)))
-        return body, rng.choice([f"`{target}` contains:\n\n```\n{body}\n```", f"Here is `{target}`:\n\n```\n{body}\n```"])
+        return body, rng.choice(
+            [f"`{target}` contains:\n\n```\n{body}\n```", f"Here is `{target}`:\n\n```\n{body}\n```"]
+        )
     if tool.kind in ("write", "edit", "delete", "move"):
         done = {"write": "I wrote", "edit": "I changed", "delete": "I deleted", "move": "I moved"}[tool.kind]
         return rng.choice(["ok", "OK", "done", "Success", f"{target}: ok", '{"ok": true}', ""]), f"{done} `{target}`."
@@ -245,17 +240,33 @@ def result_of(words: Words, tool: Tool, request: Request) -> tuple[str, str]:
             return rng.choice(["", "No results.", "[]"]), "There are no results."
         return "\n".join(found), f"I found {len(found)}: " + ", ".join(f"`{item}`" for item in found) + "."
     if tool.kind == "weather":
-        sky, degrees = rng.choice(["sunny", "cloudy", "rainy", "windy", "snowy", "clear", "foggy"]), rng.randint(-15, 40)
-        raw = rng.choice([f'{{"temperature": {degrees}, "condition": "{sky}"}}', f"{sky}, {degrees} degrees", f"{degrees}°C, {sky}"])
+        sky, degrees = (
+            rng.choice(["sunny", "cloudy", "rainy", "windy", "snowy", "clear", "foggy"]),
+            rng.randint(-15, 40),
+        )
+        raw = rng.choice(
+            [f'{{"temperature": {degrees}, "condition": "{sky}"}}', f"{sky}, {degrees} degrees", f"{degrees}°C, {sky}"]
+        )
         return raw, f"It is {sky} in {target}, at {degrees} degrees."
     if tool.kind == "shell":
-        out = rng.choice([text, str(code(words)), f"{number} passed", words.path(), "", f"{number}", f"{words.path()}\n{words.path()}"])
+        out = rng.choice(
+            [
+                text,
+                str(code(words)),
+                f"{number} passed",
+                words.path(),
+                "",
+                f"{number}",
+                f"{words.path()}\n{words.path()}",
+            ]
+        )
         return out, f"The command printed:\n\n```\n{out}\n```" if out else "The command printed nothing."
     raw, answer = rng.choice(
         [
             ("ok", "Done."), ("done", "Done."), ('{"status": "ok"}', "Done."), ("true", "Done."), ("Success", "Done."),
             (text, f"The result is: {text}."), (str(number), f"The result is {number}."),
-            (f'{{"id": {number}}}', f"Done. The id is {number}."), (f'{{"result": "{text}"}}', f"The result is: {text}."),
+            (f'{{"id": {number}}}', f"Done. The id is {number}."),
+            (f'{{"result": "{text}"}}', f"The result is: {text}."),
         ]
     )  # fmt: skip
     return raw, answer
@@ -279,7 +290,14 @@ def tool_use(words: Words) -> Conversation:
             conversation.say(*plain)
             continue
         if roll < 0.13:
-            asked = rng.choice(["Which tools do you have?", "What tools can you use?", "List your tools", "Which functions can you call?"])
+            asked = rng.choice(
+                [
+                    "Which tools do you have?",
+                    "What tools can you use?",
+                    "List your tools",
+                    "Which functions can you call?",
+                ]
+            )
             conversation.say(asked, tool_listing(tools))
             continue
         tool = rng.choice(tools)
@@ -289,13 +307,16 @@ def tool_use(words: Words) -> Conversation:
             second = tool.request(words)
             if "\n" not in second.text:
                 requests.append(second)
-                text = f"{text}, {rng.choice(['and then ', 'then ', 'and also ', 'after that '])}{second.text[0].lower()}{second.text[1:]}"
+                link = rng.choice(["and then ", "then ", "and also ", "after that "])
+                text = f"{text}, {link}{second.text[0].lower()}{second.text[1:]}"
         conversation.messages += [{"role": "user", "content": text}, call_message(tool, requests)]
         if rng.random() < 0.25:  # a client that does not report results
             continue
         results = [result_of(words, tool, request) for request in requests]
         conversation.messages += [{"role": "tool", "content": result} for result, _ in results]
-        conversation.messages.append({"role": "assistant", "content": "\n".join(dict.fromkeys(said for _, said in results))})
+        conversation.messages.append(
+            {"role": "assistant", "content": "\n".join(dict.fromkeys(said for _, said in results))}
+        )
     return conversation
 
 
@@ -322,5 +343,11 @@ def snippets_in(text: str) -> Iterator[Snippet]:
             continue
         summary = ast.get_docstring(node)
         source = textwrap.dedent(ast.get_source_segment(text, node) or "")
-        if summary and "\n" not in summary and 10 < len(summary) < 120 and 60 < len(source) < 700 and "'''" not in source:
+        if (
+            summary
+            and "\n" not in summary
+            and 10 < len(summary) < 120
+            and 60 < len(source) < 700
+            and "'''" not in source
+        ):
             yield Snippet(node.name, summary, source)

@@ -124,7 +124,9 @@ def prepare(stdlib: Path, site_packages: Path, template: Template, out: Path, se
 
 def write(out: Path, kind: str, ids: np.ndarray, weights: np.ndarray) -> None:
     np.savez(out / f"{kind}.npz", ids=ids, weights=weights)
-    print(f"{kind}: {len(ids)} windows, {np.count_nonzero(weights) / weights.size:.1%} of the tokens learnt", flush=True)
+    print(
+        f"{kind}: {len(ids)} windows, {np.count_nonzero(weights) / weights.size:.1%} of the tokens learnt", flush=True
+    )
 
 
 def main() -> None:

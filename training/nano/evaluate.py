@@ -28,9 +28,9 @@ CALL = re.compile(r"\s*<tool_call>\n<function=([^>\n]+)>\n(.*?)</function>\n</to
 PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>\n", re.DOTALL)
 PROMPTS = (
     "hi", "Hello!", "What can you do?", "Write a Python function that adds two numbers",
-    "Write a Python function that reverses a string.", "How do I read a JSON file in Python?", "Write fibonacci in Python",
-    "What does the keyword yield do?", "What is a decorator?", "Write a function that counts the vowels in a word",
-    "Explain recursion", "thanks!",
+    "Write a Python function that reverses a string.", "How do I read a JSON file in Python?",
+    "Write fibonacci in Python", "What does the keyword yield do?", "What is a decorator?",
+    "Write a function that counts the vowels in a word", "Explain recursion", "thanks!",
 )  # fmt: skip
 
 
@@ -144,7 +144,9 @@ def tool_calls(folder: Folder, count: int, seed: int, unseen_words: bool, show: 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure an exported model.")
     parser.add_argument("--model", type=Path, required=True, help="the model folder")
-    parser.add_argument("--stdlib", type=Path, default=default_stdlib(), help="standard library with the held-out modules")
+    parser.add_argument(
+        "--stdlib", type=Path, default=default_stdlib(), help="standard library with the held-out modules"
+    )
     parser.add_argument("--modules", type=int, default=1000, help="at most this many held-out modules")
     parser.add_argument("--requests", type=int, default=200, help="tool requests of each kind")
     parser.add_argument("--seed", type=int, default=20_000)

@@ -24,11 +24,24 @@ def moe(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tens
     Shapes: x [T, H], weights fp32 [T, k], experts int64 [T, k], gate_up [E, 2I, H] (gate rows first), down [E, H, I];
     returns fp32 [T, H].
     """
-    out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    for expert in experts.unique().tolist():
-        rows, place = (experts == expert).nonzero(as_tuple=True)
-        out[rows] += weights[rows, place, None] * swiglu(x[rows], gate_up[expert], down[expert])
-    return out
+    top_k = experts.shape[1]
+    experts, order = experts.sort(dim=-1)
+    weights = weights.gather(1, order)
+    flat = experts.flatten()
+    pairs = flat.argsort(stable=True)  # (token, expert) pairs, expert by expert
+    inputs = x[pairs // top_k]
+    outputs = torch.empty(len(flat), x.shape[1], dtype=torch.float32, device=x.device)
+    start = 0
+    for expert, count in enumerate(flat.bincount().tolist()):
+        if count:
+            rows = slice(start, start + count)
+            outputs[pairs[rows]] = swiglu(inputs[rows], gate_up[expert], down[expert])
+            start += count
+    parts = outputs.view(*experts.shape, x.shape[1]) * weights.unsqueeze(-1)
+    total = parts[:, 0]
+    for place in range(1, top_k):
+        total = total + parts[:, place]
+    return total
 
 
 def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:

@@ -359,10 +359,10 @@ def test_requests_aborted_in_the_line_do_not_shorten_the_expected_wait() -> None
         async with engine_of(limits(num_slots=1), before_step=gate) as engine:
             engine.submit(a_request(0))
             await gate.reached(1)
-            before = engine._expected_wait(1)
+            before = engine._expected_wait()
             for i in range(1, 50):
                 await engine.submit(a_request(i)).aclose()
-            assert engine._expected_wait(1) == before
+            assert engine._expected_wait() == before
             gate.opened.set()
 
     run_async(test())
