@@ -9,6 +9,7 @@ and the ratio to transformers.
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -77,7 +78,8 @@ def _run(subject: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]
         "threads": args.threads,
     }
     command = [sys.executable, "-m", "benchmarks.subjects", json.dumps(request)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=os.environ | quiet)
     results: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return results
 

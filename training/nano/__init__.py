@@ -1,0 +1,1 @@
+"""Makes the bundled model: corpus, conversations, tokenizer, model, training, export, evaluation."""

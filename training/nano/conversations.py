@@ -21,6 +21,8 @@ Message: TypeAlias = dict[str, object]
 
 @dataclass(slots=True)
 class Conversation:
+    """Chat messages, and the tools that are on offer."""
+
     messages: list[Message]
     tools: list[dict[str, object]] = field(default_factory=list)
 
@@ -45,10 +47,12 @@ def opened(rng: random.Random, chance: float = 0.35) -> Conversation:
 
 
 def fenced(source: str) -> str:
+    """Source in a code block."""
     return f"```python\n{source}\n```"
 
 
 def small_talk(rng: random.Random) -> tuple[str, str]:
+    """A greeting or the like, with its answer."""
     asked, answer = rng.choice(SMALL_TALK)
     return rng.choice(asked), answer
 
@@ -74,6 +78,7 @@ def infinitive(phrase: str) -> str:
 
 
 def program(rng: random.Random) -> tuple[str, str]:
+    """A request for a small program, with the program."""
     if rng.random() < 0.1:
         asked, answer = rng.choice(CLASSES)
         form = rng.choice(ASK["class"])
@@ -86,12 +91,14 @@ def program(rng: random.Random) -> tuple[str, str]:
 
 
 def ended(text: str, rng: random.Random) -> str:
+    """The sentence with or without a full stop."""
     if text.endswith("?"):
         return text
     return text + rng.choice(["", "", ".", ".", " please", "!"])
 
 
 def fact(rng: random.Random) -> tuple[str, str]:
+    """A question about a keyword, a function or a notion, with a short answer."""
     if rng.random() < 0.4:
         name, answer = rng.choice(list(CONCEPTS.items()))
         forms = ASK["concept"]
@@ -179,23 +186,21 @@ def copying(words: Words) -> Conversation:
     """Exchanges whose answers are copies of pieces of the request: the skill that tool calls rest on."""
     rng = words.rng
     conversation = Conversation([])
-    for _ in range(rng.randint(4, 9)):
-        text = "\n".join(str(code(words)) for _ in range(rng.randint(1, 4)))
-        fields = list(dict.fromkeys(words.word() for _ in range(rng.randint(2, 6))))
-        values = [words.rng.choice([words.path, words.identifier, words.phrase, words.code_tag])() for _ in fields]
+    for _ in range(rng.randint(1, 3)):
+        fields = list(dict.fromkeys(words.word() for _ in range(rng.randint(2, 5))))
+        values = [rng.choice([words.path, words.identifier, words.phrase, words.code_tag])() for _ in fields]
         table = "\n".join(f"{name}: {value}" for name, value in zip(fields, values, strict=True))
+        text = table if rng.random() < 0.5 else "\n".join(str(code(words)) for _ in range(rng.randint(1, 3)))
         at = rng.randrange(len(fields))
-        conversation.say(
-            *rng.choice(
-                [
-                    (f"Repeat this:\n\n{text}", text), (f"Show this again:\n{text}", text),
-                    (f"{text}\n\nRepeat the text above", text), (f"{table}\n\nWhat is {fields[at]}?", values[at]),
-                    (f"{table}\n\nWhich one is {values[at]}?", fields[at]),
-                    (f"{table}\n\nList the values", "\n".join(values)),
-                    (f"{table}\n\nList the names", "\n".join(fields)),
-                ]
+        if rng.random() < 0.7:
+            asked = rng.choice(
+                ["Repeat this:\n\n{x}", "Show this again:\n{x}", "{x}\n\nRepeat the text above", "Say {x}"]
             )
-        )  # fmt: skip
+            conversation.say(asked.format(x=text), text)
+        elif rng.random() < 0.5:
+            conversation.say(f"{table}\n\nWhat is {fields[at]}?", values[at])
+        else:
+            conversation.say(f"{table}\n\nList the values", "\n".join(values))
     return conversation
 
 
@@ -211,6 +216,7 @@ def offered(words: Words, count: int) -> list[Tool]:
 
 
 def call_message(tool: Tool, requests: Iterable[Request]) -> Message:
+    """The assistant turn that makes the calls."""
     calls = [{"type": "function", "function": {"name": tool.name, "arguments": r.arguments}} for r in requests]
     return {"role": "assistant", "content": "", "tool_calls": calls}
 
@@ -273,6 +279,7 @@ def result_of(words: Words, tool: Tool, request: Request) -> tuple[str, str]:
 
 
 def tool_listing(tools: list[Tool]) -> str:
+    """The answer to the question which tools there are."""
     shown = [f"`{tool.name}`" for tool in tools]
     return "I can use " + (", ".join(shown[:-1]) + " and " + shown[-1] if len(shown) > 1 else shown[0]) + "."
 

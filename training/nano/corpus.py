@@ -49,24 +49,25 @@ class Package:
 
 
 def default_stdlib() -> Path:
+    """The standard library of the running interpreter."""
     return Path(sysconfig.get_path("stdlib"))
 
 
 def default_site_packages() -> Path:
+    """The site-packages of the running interpreter."""
     return Path(sysconfig.get_path("purelib"))
 
 
 def licence_of(distribution: Distribution) -> str:
     """The licence in a package's metadata, as one line, or an empty string."""
     metadata = distribution.metadata
-    expression = metadata.get("License-Expression")
-    if expression:
-        return str(expression)
+    if expression := metadata.get_all("License-Expression"):
+        return str(expression[0])
     classifiers = [c.rsplit(" :: ", 1)[-1] for c in metadata.get_all("Classifier") or [] if c.startswith("License")]
     classifiers = [c for c in classifiers if c != "OSI Approved"]
     if classifiers:
         return ", ".join(classifiers)
-    return str(metadata.get("License") or "").strip().split("\n")[0][:60]
+    return str((metadata.get_all("License") or [""])[0]).strip().split("\n")[0][:60]
 
 
 def packages(site_packages: Path) -> list[Package]:

@@ -1,7 +1,8 @@
 """From files and generated conversations to the token windows that training reads, kept in one .npz file a kind.
 
 A window is a fixed number of token ids with a weight for each: 0 where nothing is to be learnt (everything in a
-conversation but the assistant's turns), 1 in source, more in answers. Windows come in several kinds, and training mixes them.
+conversation but the assistant's turns), 1 in source, more in answers. Windows come in several kinds, and training
+mixes them.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from tokenizers import Tokenizer
 
 from .conversations import chat, copying, snippets_in, tool_use
 from .corpus import default_site_packages, default_stdlib, training_files
-from .tokenizer import END, END_OF_TURN, START_OF_TURN, load_template, render, train_tokenizer
+from .tokenizer import END, END_OF_TURN, START_OF_TURN, load_template, render, token_id, train_tokenizer
 from .words import Words
 
 WINDOW = 1024
@@ -42,8 +43,8 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.end = tokenizer.token_to_id(END)
-        self.close = tokenizer.token_to_id(END_OF_TURN)
+        self.end = token_id(tokenizer, END)
+        self.close = token_id(tokenizer, END_OF_TURN)
         self.opening = tokenizer.encode(f"{START_OF_TURN}assistant\n").ids
 
     def text(self, text: str) -> tuple[list[int], list[float]]:
@@ -123,6 +124,7 @@ def prepare(stdlib: Path, site_packages: Path, template: Template, out: Path, se
 
 
 def write(out: Path, kind: str, ids: np.ndarray, weights: np.ndarray) -> None:
+    """Write the windows of one kind and say how many there are."""
     np.savez(out / f"{kind}.npz", ids=ids, weights=weights)
     print(
         f"{kind}: {len(ids)} windows, {np.count_nonzero(weights) / weights.size:.1%} of the tokens learnt", flush=True
@@ -130,6 +132,7 @@ def write(out: Path, kind: str, ids: np.ndarray, weights: np.ndarray) -> None:
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description="Train the tokenizer and prepare the training windows.")
     parser.add_argument("--stdlib", type=Path, default=default_stdlib(), help="standard library to learn from")
     parser.add_argument("--site-packages", type=Path, default=default_site_packages(), help="packages to learn from")

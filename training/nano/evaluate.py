@@ -12,14 +12,15 @@ import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import GenerationConfig, Qwen3NextForCausalLM
+from transformers import Qwen3NextForCausalLM
 
 from .conversations import Conversation, single_request
 from .corpus import default_stdlib, held_out
-from .tokenizer import END, END_OF_TURN, load_template, render
+from .tokenizer import END, END_OF_TURN, load_template, render, token_id
 from .tools import Request, Tool
 from .words import Words
 
@@ -38,17 +39,17 @@ PROMPTS = (
 class Folder:
     """A model folder, loaded."""
 
-    model: Qwen3NextForCausalLM
+    model: Any  # transformers types its models only in part
     tokenizer: Tokenizer
     path: Path
 
     @classmethod
     def load(cls, path: Path) -> "Folder":
-        model = Qwen3NextForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+        model: Any = Qwen3NextForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
         return cls(model.eval(), Tokenizer.from_file(str(path / "tokenizer.json")), path)
 
     def id_of(self, token: str) -> int:
-        return int(self.tokenizer.token_to_id(token))
+        return token_id(self.tokenizer, token)
 
     def answers(self, conversations: list[Conversation], limit: int = 300) -> list[str]:
         """The greedy answers, without the token that ended them; an answer cut at the limit ends with "…"."""
@@ -67,9 +68,11 @@ class Folder:
         width = max(map(len, prompts))
         ids = torch.tensor([[ends[1]] * (width - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        settings = GenerationConfig(max_new_tokens=limit, do_sample=False, eos_token_id=ends, pad_token_id=ends[1])
         with torch.inference_mode():
-            output = self.model.generate(ids, attention_mask=mask, generation_config=settings)
+            output = self.model.generate(
+                ids, attention_mask=mask, max_new_tokens=limit, eos_token_id=ends, pad_token_id=ends[1],
+                do_sample=False, temperature=None, top_p=None, top_k=None,
+            )  # fmt: skip
         texts = []
         for row in output[:, width:].tolist():
             length = next((i for i, token in enumerate(row) if token in ends), None)
@@ -121,6 +124,7 @@ def parse_call(text: str) -> tuple[str, dict[str, str]] | None:
 
 
 def is_right(text: str, tool: Tool, request: Request) -> bool:
+    """Whether a text is exactly the call that a request asks for."""
     wanted = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in request.arguments.items()}
     return parse_call(text) == (tool.name, wanted)
 
@@ -142,6 +146,7 @@ def tool_calls(folder: Folder, count: int, seed: int, unseen_words: bool, show: 
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description="Measure an exported model.")
     parser.add_argument("--model", type=Path, required=True, help="the model folder")
     parser.add_argument(

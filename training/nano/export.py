@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from .model import NanoConfig
-from .tokenizer import END, END_OF_TURN, tokenizer_config
+from .tokenizer import END, END_OF_TURN, token_id, tokenizer_config
 
 
 def hub_tensors(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -48,9 +48,9 @@ def hub_config(config: NanoConfig, tokenizer: Tokenizer) -> dict[str, object]:
         "architectures": ["Qwen3NextForCausalLM"],
         "attention_bias": False,
         "attention_dropout": 0.0,
-        "bos_token_id": tokenizer.token_to_id(END),
+        "bos_token_id": token_id(tokenizer, END),
         "decoder_sparse_step": 1,
-        "eos_token_id": tokenizer.token_to_id(END_OF_TURN),
+        "eos_token_id": token_id(tokenizer, END_OF_TURN),
         "hidden_act": "silu",
         "initializer_range": 0.02,
         "intermediate_size": 2 * config.hidden_size,
@@ -76,12 +76,13 @@ def generation_config(tokenizer: Tokenizer) -> dict[str, object]:
         "temperature": 0.5,
         "top_p": 0.9,
         "top_k": 20,
-        "eos_token_id": [tokenizer.token_to_id(END_OF_TURN), tokenizer.token_to_id(END)],
-        "pad_token_id": tokenizer.token_to_id(END),
+        "eos_token_id": [token_id(tokenizer, END_OF_TURN), token_id(tokenizer, END)],
+        "pad_token_id": token_id(tokenizer, END),
     }
 
 
 def export(checkpoint: Path, tokenizer_file: Path, out: Path) -> None:
+    """Write the model folder."""
     state = torch.load(checkpoint)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in hub_tensors(state["model"])}
@@ -98,6 +99,7 @@ def export(checkpoint: Path, tokenizer_file: Path, out: Path) -> None:
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description="Write a checkpoint as a model folder.")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)

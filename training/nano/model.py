@@ -1,7 +1,8 @@
-"""A trainable `qwen3_next` for a CPU: the same mathematics as the published architecture, arranged for speed in training.
+"""A trainable `qwen3_next` for a CPU: the mathematics of the published architecture, arranged for speed in training.
 
 What differs from a serving implementation is only the arrangement: whole batches of equal length, the chunked form of
-the delta rule, and the matrices of all experts held in one tensor and applied in one product. `export.py` writes the weights under the hub's names. This module knows nothing of data or files.
+the delta rule, and the matrices of all experts held in one tensor and applied in one product. `export.py` writes the
+weights under the hub's names. This module knows nothing of data or files.
 """
 
 from dataclasses import asdict, dataclass
@@ -159,6 +160,7 @@ class GatedDeltaNet(nn.Module):
 
 
 def unit(x: Tensor) -> Tensor:
+    """Vectors of length one, in fp32."""
     wide = x.float()
     return wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + 1e-6)
 
@@ -166,8 +168,9 @@ def unit(x: Tensor) -> Tensor:
 def delta_rule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor) -> Tensor:
     """The gated delta rule over chunks of 64 tokens, from a zero state.
 
-    q, k [B, T, H, Dk] and v [B, T, H, Dv] in fp32, beta and decay (a logarithm, at most 0) [B, T, H]; gives [B, T, H, Dv].
-    Inside a chunk the recurrence is a unit triangular system; between chunks a state [Dk, Dv] is carried.
+    q, k [B, T, H, Dk] and v [B, T, H, Dv] in fp32, beta and decay (a logarithm, at most 0) [B, T, H]; gives
+    [B, T, H, Dv]. Inside a chunk the recurrence is a unit triangular system; between chunks a state
+    [Dk, Dv] is carried.
     """
     batch, length, heads, _ = v.shape
     pad = -length % CHUNK
@@ -237,6 +240,8 @@ class MoE(nn.Module):
 
 
 class Layer(nn.Module):
+    """A mixer and a mixture of experts, each behind a norm and added to its input."""
+
     def __init__(self, config: NanoConfig, index: int) -> None:
         super().__init__()
         self.input_layernorm = ZeroCentredNorm(config.hidden_size, config.rms_norm_eps)

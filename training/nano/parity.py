@@ -24,6 +24,7 @@ def largest_difference(checkpoint: Path, folder: Path, length: int) -> tuple[flo
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description="Compare the training module with transformers.")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True, help="the folder exported from that checkpoint")

@@ -1,8 +1,8 @@
 """The tokenizer of the bundled model: a small byte-level BPE with Qwen's text rules and Qwen's special tokens.
 
-Only the vocabulary is small. The normaliser, the pre-tokenizer's pattern (digits alone) and the added tokens, with their
-order and flags, are those of the large models, so a server treats both alike. Also renders conversations through the
-bundled chat template. Knows nothing of where texts come from.
+Only the vocabulary is small. The normaliser, the pre-tokenizer's pattern (digits alone) and the added tokens, with
+their order and flags, are those of the large models, so a server treats both alike. Also renders conversations through
+the bundled chat template. Knows nothing of where texts come from.
 """
 
 import json
@@ -53,10 +53,18 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     return tokenizer
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must exist."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise KeyError(token)
+    return int(found)
+
+
 def tokenizer_config(tokenizer: Tokenizer) -> dict[str, object]:
     """The contents of tokenizer_config.json."""
     added = {
-        str(tokenizer.token_to_id(text)): {
+        str(token_id(tokenizer, text)): {
             "content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
             "special": text in CONTROL_TOKENS,
         }

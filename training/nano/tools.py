@@ -91,6 +91,7 @@ class Tool:
 
 
 def flag_phrases(name: str, value: bool) -> list[str]:
+    """Ways to ask for a flag."""
     words = name.replace("_", " ")
     if value:
         return [f" with {words} on", f", {words}", f" with {name}=true", f" and set {name} to true", f" ({name}: true)"]
@@ -146,61 +147,76 @@ def dressed(text: str, rng: random.Random, multiline: bool) -> str:
 
 
 def one_of(*values: str) -> Maker:
+    """A maker that picks one of some strings."""
     return lambda words: words.rng.choice(values)
 
 
 def city(words: Words) -> Value:
+    """A city, at times one that does not exist."""
     if words.rng.random() < 0.15:
         return words.made_up().capitalize()
     return words.pick(CITIES)
 
 
 def person(words: Words) -> Value:
+    """A first name."""
     return words.pick(PEOPLE)
 
 
 def path(words: Words) -> Value:
+    """A path of a file."""
     return words.path()
 
 
 def folder(words: Words) -> Value:
+    """A path of a folder."""
     return words.folder() if words.rng.random() < 0.9 else "."
 
 
 def identifier(words: Words) -> Value:
+    """A name as in code."""
     return words.identifier()
 
 
 def phrase(words: Words) -> Value:
+    """A few words."""
     return words.phrase()
 
 
 def small_number(words: Words) -> Value:
+    """A number up to sixty."""
     return words.rng.randint(1, 60)
 
 
 def line_number(words: Words) -> Value:
+    """A number up to nine hundred."""
     return words.rng.randint(1, 900)
 
 
 def yes(words: Words) -> Value:
+    """Mostly true."""
     return words.rng.random() < 0.8
 
 
 def email(words: Words) -> Value:
+    """An address."""
     return f"{words.pick(PEOPLE).lower()}@{words.word()}.{words.rng.choice(['com', 'org', 'net', 'io'])}"
 
 
 def url(words: Words) -> Value:
-    site = f"https://{words.rng.choice(['', 'www.', 'api.', 'docs.'])}{words.word()}.{words.rng.choice(['com', 'org', 'io', 'dev'])}"
+    """An address on the web."""
+    start, domain = words.rng.choice(["", "www.", "api.", "docs."]), words.word()
+    site = f"https://{start}{domain}.{words.rng.choice(['com', 'org', 'io', 'dev'])}"
     return site + words.rng.choice(["", "/" + words.word(), f"/{words.word()}/{words.word()}", f"/{words.file_name()}"])
 
 
 def date(words: Words) -> Value:
+    """A date as YYYY-MM-DD."""
     return f"20{words.rng.randint(20, 31)}-{words.rng.randint(1, 12):02}-{words.rng.randint(1, 28):02}"
 
 
 def pattern(words: Words) -> Value:
+    """Something to search code for."""
     word = words.identifier()
     return words.rng.choice(
         [
@@ -219,6 +235,7 @@ def pattern(words: Words) -> Value:
 
 
 def glob(words: Words) -> Value:
+    """A pattern of file names."""
     extension = words.file_name().rsplit(".", 1)[1]
     return (
         words.rng.choice(["*.", "**/*.", f"{words.folder()}/*.", f"{words.folder()}/**/*.", f"{words.word()}*."])
@@ -227,6 +244,7 @@ def glob(words: Words) -> Value:
 
 
 def command(words: Words) -> Value:
+    """A shell command."""
     path_, folder_, word = words.path(), words.folder(), words.word()
     return words.rng.choice(
         [
@@ -264,27 +282,39 @@ def code(words: Words) -> Value:
 
 
 def paths(words: Words) -> Value:
+    """One to four paths."""
     return [words.path() for _ in range(words.rng.randint(1, 4))]
 
 
 def names(words: Words) -> Value:
+    """Two to four words."""
     return [words.word() for _ in range(words.rng.randint(2, 4))]
 
 
+def mapping(words: Words) -> Value:
+    """A small object."""
+    keys = [words.word() for _ in range(words.rng.randint(1, 2))]
+    return {key: words.integer() if words.rng.random() < 0.5 else words.word() for key in keys}
+
+
 def amount(words: Words) -> Value:
+    """A number, at times with a decimal."""
     return words.integer() if words.rng.random() < 0.7 else words.rng.randint(1, 9999) / 10
 
 
 def ticker(words: Words) -> Value:
+    """A stock symbol."""
     return "".join(words.rng.choices("ABCDEFGHIKLMNOPRSTUVX", k=words.rng.randint(2, 4)))
 
 
 def expression(words: Words) -> Value:
+    """A sum or a product to work out."""
     more = f" {words.rng.choice('+-*')} {words.integer()}" if words.rng.random() < 0.3 else ""
     return f"{words.integer()} {words.rng.choice('+-*/')} {words.integer()}{more}"
 
 
 def people(words: Words) -> Value:
+    """Two or three names."""
     return [words.pick(PEOPLE) for _ in range(words.rng.randint(2, 3))]
 
 
@@ -330,6 +360,7 @@ def catalogued(words: Words, kind: str) -> Tool:
 
 
 def styled(parts: list[str], rng: random.Random) -> str:
+    """The words as one name, in one of four styles."""
     roll = rng.random()
     if roll < 0.65:
         return "_".join(parts)
@@ -349,9 +380,7 @@ def field_value(name: str, type_: str) -> Maker:
     if type_ == "array":
         return names
     if type_ == "object":
-        return lambda words: {
-            words.word(): words.rng.choice([words.word(), words.integer()]) for _ in range(words.rng.randint(1, 2))
-        }
+        return mapping
     fitting: dict[str, Maker] = {
         "email": email, "url": url, "path": path, "date": date, "start_date": date, "end_date": date, "city": city,
         "user": person, "owner": person, "author": person, "message": phrase, "description": phrase, "subject": phrase,
@@ -393,6 +422,8 @@ def made_up(words: Words) -> Tool:
 
 
 def sentences_for(name: str, verb: str, noun: str, parameters: list[Parameter], rng: random.Random) -> tuple[str, ...]:
+    """Ways to ask for a made-up tool."""
+
     def listed(form: str, separator: str, last: str) -> str:
         parts = [form.format(name=p.name, talk=p.name.replace("_", " "), slot="{" + p.key + "}") for p in parameters]
         return separator.join(parts[:-1]) + last + parts[-1] if len(parts) > 1 else parts[0]

@@ -1,8 +1,9 @@
 """Training on the CPU until a deadline: one single-threaded process per core, gradients averaged between them.
 
-Matrices are trained with Muon, everything else with AdamW. The learning rate rises briefly, stays, and falls linearly to
-zero over the last part; progress is measured in time, so that training ends when it was told to, even if the process was
-stopped for a while or other programs were busy. A checkpoint is written every few minutes and `--resume` goes on from it.
+Matrices are trained with Muon, everything else with AdamW. The learning rate rises briefly, stays, and falls linearly
+to zero over the last part; progress is measured in time, so that training ends when it was told to, even if the process
+was stopped for a while or other programs were busy. A checkpoint is written every few minutes and `--resume` goes on
+from it.
 """
 
 import argparse
@@ -16,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from .data import WINDOW
 from .model import Nano, NanoConfig
 
-MIX = {"stdlib": 0.12, "packages": 0.16, "fim": 0.04, "tools": 0.42, "chat": 0.18, "copy": 0.08}
+MIX = {"stdlib": 0.14, "packages": 0.10, "fim": 0.03, "tools": 0.41, "chat": 0.16, "copy": 0.16}
 VOCABULARY = 4096
 MUON_RATE, MUON_DECAY, MUON_MOMENTUM = 0.02, 0.02, 0.95
 ADAM_RATES = {"embed_tokens": 0.01, "lm_head": 0.003}
@@ -97,10 +98,12 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(5):
         square = x @ x.mT
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return (x.mT if wide else x).float()
+    found: Tensor = (x.mT if wide else x).float()
+    return found
 
 
 def optimisers(model: Nano) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for the matrices and AdamW for everything else."""
     small = ("embed_tokens", "lm_head", "mlp.gate.", "shared_expert_gate", "in_proj_ba", "conv1d")
     matrices, groups = [], []
     for name, parameter in model.named_parameters():
@@ -113,6 +116,7 @@ def optimisers(model: Nano) -> tuple[Muon, torch.optim.AdamW]:
 
 
 def rate_factor(progress: float) -> float:
+    """The learning rate at a point of the run, as a share of its peak."""
     if progress < WARMUP:
         return progress / WARMUP
     return min(1.0, (1.0 - progress) / (1.0 - DECAY_FROM))
@@ -182,7 +186,7 @@ class Run:
             rows = slice(part, part + self.plan.micro)
             share = len(ids[rows]) / len(ids)
             loss, mean = loss_of(self.model, ids[rows], weights[rows], total, share)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             shown += mean.item() * share
         parameters = list(self.model.parameters())
         flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None] + [torch.tensor([shown])])
@@ -237,6 +241,7 @@ class Run:
 
 
 def work(rank: int, plan: Plan) -> None:
+    """What each process runs."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.processes))
     dist.init_process_group(
         "gloo", init_method=f"file://{plan.folder}/rendezvous", rank=rank, world_size=plan.processes,
@@ -247,19 +252,20 @@ def work(rank: int, plan: Plan) -> None:
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description="Train the bundled model on this machine's CPU.")
     parser.add_argument("--folder", type=Path, required=True, help="where the windows are and the checkpoint goes")
     parser.add_argument("--minutes", type=float, required=True, help="stop after this time")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--windows-per-step", type=int, default=8)
-    parser.add_argument("--micro", type=int, default=4, help="windows that one process computes at once")
+    parser.add_argument("--windows-per-step", type=int, default=4)
+    parser.add_argument("--micro", type=int, default=2, help="windows that one process computes at once")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="run without torch.compile")
     plan = Plan(**vars(parser.parse_args()))
     (plan.folder / "rendezvous").unlink(missing_ok=True)
     (plan.folder / "train.pid").write_text(str(os.getpid()))
-    mp.spawn(work, args=(plan,), nprocs=plan.processes)
+    spawn(work, args=(plan,), nprocs=plan.processes)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ HELD_OUT_SHARE = 5  # one word in five
 
 
 def is_held_out(word: str) -> bool:
+    """Whether a word belongs to the part that training never uses."""
     return zlib.crc32(word.encode()) % HELD_OUT_SHARE == 0
 
 
