@@ -69,11 +69,8 @@ def load_model(
         progress(done, total)
 
     ignored = IGNORED_PREFIXES + (("lm_head.",) if model_config.tie_word_embeddings else ())
-    try:
-        load_weights(checkpoint.tensors(), targets, lambda name: name.startswith(ignored), report)
-        progress(total, total)  # headers are part of the files, but not of any tensor
-    except LoadError as error:
-        raise LoadError(f"{config.model}: {error}") from None
+    load_weights(checkpoint.tensors(), targets, lambda name: name.startswith(ignored), report, config.model)
+    progress(total, total)  # headers are part of the files, but not of any tensor
     logger.info("kernels: %s", model.kernels.name)
     return model, sum(t.nbytes for t in targets.tensors.values())
 

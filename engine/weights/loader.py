@@ -1,6 +1,7 @@
 """Fills declared targets from a checkpoint, strictly: every target once, nothing left over, shapes equal."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from torch import Tensor
 
@@ -15,10 +16,12 @@ def load_weights(
     targets: Targets,
     ignored: Callable[[str], bool],
     progress: Callable[[int], None],
+    source: Path,
 ) -> None:
     """Copy each tensor to where it belongs, casting to the target's dtype.
 
-    `ignored` tells names that may be there and are not wanted; `progress` is told the bytes of each tensor read.
+    `ignored` tells names that may be there and are not wanted; `progress` is told the bytes of each tensor read;
+    `source` is what errors call the checkpoint.
     Raises:
         LoadError: naming what is missing, too much or there twice, or what has another shape.
     """
@@ -31,18 +34,19 @@ def load_weights(
                 extra.append(name)
         elif destination.shape != tensor.shape:
             raise LoadError(
-                f"tensor {name} has shape {list(tensor.shape)}, the configuration asks for {list(destination.shape)}"
+                f"{source}: tensor {name} has shape {list(tensor.shape)}, the configuration asks for"
+                f" {list(destination.shape)}"
             )
         elif not missing.issuperset(filled):
-            raise LoadError(f"the checkpoint has {name} twice: leave the files of one model in the folder")
+            raise LoadError(f"{source} has {name} twice: leave the files of one model in the folder")
         else:
             destination.copy_(tensor)
             missing.difference_update(filled)
         progress(tensor.nbytes)
     if missing:
-        raise LoadError(f"the checkpoint lacks {_named(missing)}")
+        raise LoadError(f"{source} lacks {_named(missing)}: it is incomplete, or its config.json is another model's")
     if extra:
-        raise LoadError(f"the checkpoint has tensors the configuration does not know: {_named(extra)}")
+        raise LoadError(f"{source} has tensors its config.json does not know: {_named(extra)}")
 
 
 def _destination(targets: Targets, name: str) -> tuple[Tensor | None, tuple[str, ...]]:

@@ -5,9 +5,11 @@ interpreter. A package is used only if its metadata names a permissive licence. 
 shares many lines with one of them, are never given out for training. Knows nothing of tokens or models.
 """
 
+import argparse
 import hashlib
 import re
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions
@@ -78,6 +80,8 @@ def packages(site_packages: Path) -> list[Package]:
         if not PERMISSIVE.search(licence) or OTHER.search(licence):
             continue
         name = str(distribution.metadata["Name"])
+        if name == "deltaloop":
+            continue
         files = tuple(
             Path(str(distribution.locate_file(file)))
             for file in distribution.files or ()
@@ -135,3 +139,22 @@ def read(path: Path) -> str:
 def telling_lines(text: str) -> set[str]:
     """Lines long enough that sharing many of them means sharing an origin."""
     return {line for line in map(str.strip, text.splitlines()) if len(line) >= 24 and not line.startswith("#")}
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description="List the source that training would use.")
+    parser.add_argument("--stdlib", type=Path, default=default_stdlib())
+    parser.add_argument("--site-packages", type=Path, default=default_site_packages())
+    arguments = parser.parse_args()
+    sizes = Counter[str]()
+    for file in training_files(arguments.stdlib, arguments.site_packages):
+        sizes[file.origin] += len(file.text.encode())
+    print(f"standard library: {sizes['stdlib']:,} bytes")
+    for package in packages(arguments.site_packages):
+        print(f"{package.name} {package.version} ({package.licence}): {sizes[package.name]:,} bytes")
+    print(f"held out: {', '.join(HELD_OUT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -206,5 +206,5 @@ def test_a_broken_checkpoint_is_refused_in_one_line(name: str, tmp_path: Path) -
 
 def test_many_missing_tensors_are_counted(tmp_path: Path) -> None:
     write(tmp_path, {n: t for n, t in TENSORS.items() if ".experts." not in n}, CONFIG)
-    with pytest.raises(LoadError, match=r"lacks .*down_proj\.weight, .* and 33 more$"):
+    with pytest.raises(LoadError, match=r"lacks .*down_proj\.weight, .* and 33 more:"):
         _load(tmp_path)
