@@ -68,7 +68,7 @@ class ChoiceWriter:
         self.num_generated_tokens = 0
         self.num_cached_tokens = 0
         self.finished_as: FinishedAs | None = None
-        self._choice = choice
+        self.choice = choice
         self._num_prompt_tokens = num_prompt_tokens
         self._tokenizer = tokenizer
         self._options = options
@@ -94,14 +94,14 @@ class ChoiceWriter:
                 return self._drain()
         match output.finish_reason:
             case FinishReason.STOP:
-                self._end_token(output.token_ids[-1])
+                self._end_token(output.token_ids[-1], output.logprobs[-1] if output.logprobs else None)
             case FinishReason.LENGTH:
                 self._finish("length")
             case FinishReason.ABORT:
                 self._finish("abort")
             case FinishReason.ERROR:
                 self.finished = True
-                self._events.append(GenerationFailed(self._choice, output.error or "The generation failed."))
+                self._events.append(GenerationFailed(self.choice, output.error or "The generation failed."))
         return self._drain()
 
     @property
@@ -118,17 +118,22 @@ class ChoiceWriter:
         self.num_generated_tokens += 1
         text = self._detokenizer.feed([token_id])
         start, self._num_decoded = self._num_decoded, self._num_decoded + len(text)
-        shown = None if logprobs is None else self._show(logprobs)
+        hidden = self._options.skip_special_tokens and self._tokenizer.is_special(token_id)
+        shown = None if logprobs is None or hidden else self._show(logprobs)
         self._waiting.append(_Token(start, self._num_decoded, token_id, shown))
         self._release(self._stops.feed(text, active=self.num_generated_tokens > self._options.min_tokens))
 
-    def _end_token(self, token_id: int) -> None:
+    def _end_token(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
         """The last token ended the sequence: it counts, and is printed only when the client wants that."""
         self.num_generated_tokens += 1
         word = self._options.stop_tokens.get(token_id)
         if self._options.include_stop:
             self._release(self._stops.feed(self._detokenizer.flush(), active=False) + self._stops.flush())
-            self._release(word if word is not None else self._detokenizer.feed([token_id]))
+            printed = word if word is not None else self._detokenizer.feed([token_id])
+            if printed:
+                shown = None if logprobs is None else self._show(logprobs)
+                self._ready.append(_Token(self._num_decoded, self._num_decoded, token_id, shown))
+            self._release(printed)
         stop = word if word is not None else token_id if token_id in self._options.stop_token_ids else None
         self._finish("stop", stop)
 
@@ -142,8 +147,11 @@ class ChoiceWriter:
         if self._parser is None:
             self._text(text)
         else:
-            self._pieces(self._parser.feed(text))
-            if self._parser.in_call:
+            was_in_markup = self._parser.in_markup
+            pieces = self._parser.feed(text)
+            self._pieces(pieces)
+            only_markup = was_in_markup and not any(isinstance(piece, TextPiece) for piece in pieces)
+            if self._parser.in_call or only_markup:
                 self._ready.clear()  # tokens of a call are in no text
 
     def _pieces(self, pieces: Iterable[Piece]) -> None:
@@ -156,16 +164,17 @@ class ChoiceWriter:
                 case CallStarted():
                     self._ready.clear()
                     self._num_calls += 1
-                    self._events.append(ToolCallStarted(self._choice, piece.index, _new_call_id(), piece.name))
+                    self._events.append(ToolCallStarted(self.choice, piece.index, _new_call_id(), piece.name))
                 case CallArguments():
-                    self._events.append(ToolCallArguments(self._choice, piece.index, piece.fragment))
+                    self._events.append(ToolCallArguments(self.choice, piece.index, piece.fragment))
                 case CallEnded():
+                    self._ready.clear()
                     self._num_calls_ended += 1
 
     def _text(self, text: str) -> None:
         tokens, self._ready = self._ready, []
         shown = tuple(token.shown for token in tokens if token.shown is not None)
-        self._events.append(TextDelta(self._choice, text, shown, tuple(token.token_id for token in tokens)))
+        self._events.append(TextDelta(self.choice, text, shown, tuple(token.token_id for token in tokens)))
 
     def _finish(self, reason: FinishedAs, stop: str | int | None = None) -> None:
         if self._stops.matched is None:
@@ -183,7 +192,7 @@ class ChoiceWriter:
         self.finished = True
         self.finished_as = reason
         counts = (self._num_prompt_tokens, self.num_generated_tokens, self.num_cached_tokens)
-        self._events.append(ChoiceFinished(self._choice, reason, *counts, stop))
+        self._events.append(ChoiceFinished(self.choice, reason, *counts, stop))
 
     def _show(self, logprobs: TokenLogprobs) -> TokenText:
         raw = self._tokenizer.token_bytes(logprobs.token_id)
@@ -198,7 +207,7 @@ class ChoiceWriter:
             last = joined[-1] if joined else None
             if isinstance(event, TextDelta) and isinstance(last, TextDelta):
                 joined[-1] = TextDelta(
-                    self._choice,
+                    self.choice,
                     last.text + event.text,
                     last.logprobs + event.logprobs,
                     last.token_ids + event.token_ids,
@@ -208,7 +217,7 @@ class ChoiceWriter:
                 and isinstance(last, ToolCallArguments)
                 and last.index == event.index
             ):
-                joined[-1] = ToolCallArguments(self._choice, event.index, last.fragment + event.fragment)
+                joined[-1] = ToolCallArguments(self.choice, event.index, last.fragment + event.fragment)
             else:
                 joined.append(event)
         return joined

@@ -5,6 +5,7 @@
     ├── NotFound              404
     ├── Unavailable           503 with Retry-After
     ├── RequestTimedOut       504
+    ├── RequestAborted        503, ended by the operator or by a shutdown
     └── InternalError         500, says nothing of our insides
 
 The body is OpenAI's envelope, the house default; a dialect with another envelope renders `ApiError` itself.
@@ -93,6 +94,20 @@ class RequestTimedOut(ApiError):
         super().__init__(
             f"The request took longer than this server's limit of {limit_seconds:g} seconds.",
             code="request_timeout",
+            headers={"x-should-retry": "false"},
+        )
+
+
+class RequestAborted(ApiError):
+    """Ended from outside: `/abort`, or a shutdown that could wait no longer. Half an answer is none: agents run it."""
+
+    status = 503
+    type = "aborted_error"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request was ended by this server's operator, or because the server is shutting down.",
+            code="request_aborted",
             headers={"x-should-retry": "false"},
         )
 

@@ -198,7 +198,7 @@ class Generation:
         raise RuntimeError("the engine's stream ended without a finish reason")
 
     def _settle(self, sequence: _Sequence) -> None:
-        """Count a sequence that has come to its end, once."""
+        """Count a sequence that has come to its end, once, and its prompt with the last of its choices."""
         if sequence.settled:
             return
         sequence.settled = True
@@ -210,7 +210,6 @@ class Generation:
                 num_cached_tokens=writer.num_cached_tokens,
                 num_generated_tokens=writer.num_generated_tokens,
                 num_preemptions=sequence.num_preemptions,
-                num_choices=self._num_choices,
                 max_tokens=sequence.request.sampling.max_tokens,
                 arrival=times.arrival if times else sequence.arrival,
                 admitted=times.admitted if times else None,
@@ -219,6 +218,11 @@ class Generation:
                 finished=time.monotonic(),
             )
         )
+        first = writer.choice - writer.choice % self._num_choices
+        siblings = self._sequences[first : first + self._num_choices]
+        if all(sibling.settled for sibling in siblings):
+            most = max(sibling.writer.num_generated_tokens for sibling in siblings)
+            self._metrics.prompt_finished(self._num_choices, most)
 
     def counts(self) -> "TokenCounts":
         """The tokens so far. Each prompt counts once, however often it is answered."""

@@ -23,7 +23,7 @@ def operations_router() -> APIRouter:
     router.add_api_route("/ready", ready, methods=["GET"])
     router.add_api_route("/version", show_version, methods=["GET"])
     router.add_api_route("/metrics", metrics, methods=["GET"])
-    router.add_api_route("/abort/{request_id}", abort, methods=["POST"])
+    router.add_api_route("/abort/{request_id:path}", abort, methods=["POST"])
     return router
 
 
@@ -71,10 +71,10 @@ async def metrics(request: Request) -> Response:
 
 
 async def abort(request: Request) -> Response:
-    """End a running or waiting request; its client gets what was written so far, with finish_reason "abort"."""
-    request_id = request.path_params["request_id"]
-    for prefix in _ANSWER_PREFIXES:
-        request_id = request_id.removeprefix(prefix)
-    if not service_of(request).engine.abort(request_id):
-        raise NotFound(f"No request {request_id} is running or waiting.", code="request_not_found")
-    return JSONResponse({"request_id": request_id, "aborted": True})
+    """End a running or waiting request, named by its own id or by its answer's. Its client gets an error."""
+    given = request.path_params["request_id"]
+    names = (given, *(given.removeprefix(prefix) for prefix in _ANSWER_PREFIXES if given.startswith(prefix)))
+    for request_id in names:
+        if service_of(request).engine.abort(request_id):
+            return JSONResponse({"request_id": request_id, "aborted": True})
+    raise NotFound(f"No request {given[:200]} is running or waiting.", code="request_not_found")

@@ -44,7 +44,6 @@ class SequenceRecord:
     num_cached_tokens: int
     num_generated_tokens: int
     num_preemptions: int
-    num_choices: int
     max_tokens: int | None
     arrival: float
     admitted: float | None
@@ -93,16 +92,19 @@ class Metrics:
         self._success.labels(**self._labels, finished_reason=reason).inc()
         self._prompt_length.observe(record.num_prompt_tokens)
         self._generation_length.observe(record.num_generated_tokens)
-        self._choices.observe(record.num_choices)
         self._preempted.observe(record.num_preemptions)
         if record.max_tokens is not None:
             self._max_tokens_asked.observe(record.max_tokens)
-        self._max_generated.observe(record.num_generated_tokens)
         self._latency.observe(record.finished - record.arrival)
         if record.admitted is not None:
             self._queue_time.observe(record.admitted - record.arrival)
         if record.first_token is not None:
             self._observe_answer(record, record.first_token)
+
+    def prompt_finished(self, num_choices: int, most_generated_tokens: int) -> None:
+        """Count a prompt whose every choice has ended, once however often it was answered."""
+        self._choices.observe(num_choices)
+        self._max_generated.observe(most_generated_tokens)
 
     def _observe_answer(self, record: SequenceRecord, first_token: float) -> None:
         """What is only known of a sequence that came to its first token."""

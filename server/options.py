@@ -98,7 +98,8 @@ def _from_flags(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
     for name in Settings.model_fields:
         variable = ENV_PREFIX + name.upper()
-        if environment.get(variable):
+        # An empty variable is as good as none, but an empty key must not open the door: it is refused later.
+        if environment.get(variable) or (name == "api_key" and variable in environment):
             yield name, variable, environment[variable]
 
 

@@ -4,7 +4,7 @@ Knows the model's template and tokenizer, no dialect.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from server.chat.conversation import Conversation
@@ -31,15 +31,23 @@ class PromptEncoder:
         """
         size = sum(len(message.content) for message in conversation.messages)
         size += sum(len(str(call.arguments)) for message in conversation.messages for call in message.tool_calls)
+        size += sum(len(str(tool.spec)) for tool in conversation.tools)
         return await _run(lambda: self._render(conversation), size)
 
-    async def text(self, text: str) -> tuple[int, ...]:
-        """The ids of a raw prompt, in which control tokens may be written out (fill-in-the-middle needs that)."""
-        return await _run(lambda: tuple(self._model.tokenizer.encode(text, parse_special=True)), len(text))
+    async def raw(self, prompts: Sequence[str | tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+        """The ids of raw prompts, in which control tokens may be written out (fill-in-the-middle needs that).
+
+        Encoded together: many short texts would hold up the event loop as much as one long one.
+        """
+        size = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
+        return await _run(lambda: tuple(map(self._ids, prompts)), size)
 
     async def decode(self, ids: tuple[int, ...]) -> str:
         """The text of token ids, control tokens included."""
         return await _run(lambda: self._model.tokenizer.decode(ids, skip_special_tokens=False), len(ids))
+
+    def _ids(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self._model.tokenizer.encode(prompt, parse_special=True)) if isinstance(prompt, str) else prompt
 
     def _render(self, conversation: Conversation) -> tuple[int, ...]:
         template, tokenizer = self._model.template, self._model.tokenizer

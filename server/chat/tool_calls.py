@@ -106,6 +106,11 @@ class ToolCallParser:
         """Whether the last call is still open. If it is after `finish`, it was cut off and must not be run."""
         return self._in_call
 
+    @property
+    def in_markup(self) -> bool:
+        """Whether the last call is still open, or its closing tag may follow."""
+        return self._in_call or self._state == self._read_call_close
+
     def feed(self, text: str) -> list[Piece]:
         """What is certain once `text` is known too."""
         if not self._properties:

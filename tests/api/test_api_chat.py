@@ -1,11 +1,14 @@
 """POST /v1/chat/completions: the answer's shape, streamed and whole."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from server.chat.template import ChatTemplate
 from tests.support.api import WEATHER, Api, chunks_of
 from tests.support.scripted_engine import TOKENIZER, say
+from tests.support.tiny_text_model import tiny_model
 
 CALL = (
     "<tool_call>\n<function=weather>\n<parameter=city>\n{}\n</parameter>\n"
@@ -69,6 +72,13 @@ def test_stream() -> None:
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     assert {chunk["id"] for chunk in chunks} == {f"chatcmpl-{response.headers['x-request-id']}"}
     assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_every_event_is_one_line_whatever_a_reader_takes_for_a_line() -> None:
+    text = "a\u2028b\u2029c\x85d"
+    response = Api(say(text)).chat(stream=True)
+    assert all(line.startswith("data: ") for line in response.text.splitlines() if line)
+    assert text_of(response) == text
 
 
 def test_stream_with_usage() -> None:
@@ -226,6 +236,14 @@ def test_without_tools_on_offer_markup_stays_text(more: dict[str, Any]) -> None:
     choice = Api(say(CALL.format("Rome"))).chat(**more).json()["choices"][0]
     assert choice["message"]["content"] == CALL.format("Rome")
     assert choice["finish_reason"] == "stop"
+
+
+def test_null_members_of_a_function_are_absent() -> None:
+    model = tiny_model()
+    template = ChatTemplate("{{ tools | tojson }}")
+    api = Api(model=replace(model, template=template))
+    api.chat(tools=[{"type": "function", "function": {**WEATHER["function"], "description": None, "strict": None}}])
+    assert "null" not in TOKENIZER.decode(api.asked.prompt_ids)
 
 
 def test_tool_choice_none_hides_the_tools_from_the_model() -> None:

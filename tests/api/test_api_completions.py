@@ -60,6 +60,18 @@ def test_prompts_in_every_shape(prompt: Any, prompts: list[str] | None) -> None:
     assert body["usage"]["prompt_tokens"] == sum(map(len, expected))
 
 
+def test_many_prompts_that_are_long_together_are_encoded_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    async def to_thread(work: Any) -> Any:
+        sizes.append(1)
+        return work()
+
+    monkeypatch.setattr("server.prompts.asyncio.to_thread", to_thread)
+    assert Api().complete(prompt=["x" * 3000] * 30).status_code == 200
+    assert len(sizes) == 1
+
+
 def test_control_tokens_in_a_prompt_are_control_tokens() -> None:
     api = Api()
     api.complete(prompt="<|fim_prefix|>a")

@@ -122,6 +122,11 @@ def test_an_open_door(headers: dict[str, str]) -> None:
     assert Api(keys=("k1", "k2")).post(CHAT, hello(), headers=headers).status_code == 200
 
 
+def test_a_key_is_the_bytes_that_are_sent() -> None:
+    headers = {b"authorization": "Bearer schlüssel".encode()}
+    assert Api(keys=("schlüssel",)).post(CHAT, hello(), headers=headers).status_code == 200
+
+
 def test_what_operators_need_is_open_unless_protected() -> None:
     paths = ("/health", "/ready", "/metrics", "/")
     assert [Api(keys=("k",)).get(path).status_code for path in paths] == [200] * 4
@@ -246,6 +251,16 @@ def test_metrics_of_a_request() -> None:
     assert after["vllm:prefix_cache_queries_total"] == 42
     assert after["vllm:prefix_cache_hits_total"] == 10
     assert after["http_requests_total{'handler': '/v1/chat/completions', 'method': 'POST', 'status': '2xx'}"] == 2
+
+
+def test_choices_of_one_prompt_count_as_one_request() -> None:
+    api = Api(say("Hello"))
+    api.chat(n=3)
+    api.complete(prompt=["a", "b"], n=2)
+    found = samples(api)
+    assert (found["vllm:request_params_n_count"], found["vllm:request_params_n_sum"]) == (3, 3 + 2 + 2)
+    assert found["vllm:request_max_num_generation_tokens_sum"] == 3 * len("Hello.")
+    assert found["vllm:request_generation_tokens_count"] == 7
 
 
 def test_metrics_of_steps_and_the_engine() -> None:

@@ -150,6 +150,8 @@ def test_strict_tools_are_accepted_with_one_warning(caplog: pytest.LogCaptureFix
         ({"min_tokens": 5, "max_tokens": 3}, "min_tokens", "at most max_tokens"),
         ({"stop": ["x"] * 33}, "stop", "at most 32"),
         ({"stop": 5}, "stop", "must be"),
+        ({"stop": ["x", "y" * 257]}, "stop[1]", "at most 256 characters long"),
+        ({"stop_token_ids": [1] * 1025}, "stop_token_ids", "at most 1024"),
         ({"logit_bias": {"many": 1}}, "logit_bias.many", "whole number"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "between -100 and 100"),
         ({"seed": 2**70}, "seed", "64-bit"),
@@ -167,6 +169,11 @@ def test_strict_tools_are_accepted_with_one_warning(caplog: pytest.LogCaptureFix
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "narrator", "content": "x"}]}, "messages[0].role", "'system'"),
         ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role", "tool_calls"),
+        (
+            {"messages": [{"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}]},
+            "messages[0].function_call",
+            "tool_calls",
+        ),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "list of parts"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},

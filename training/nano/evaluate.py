@@ -24,7 +24,7 @@ from .tokenizer import END, END_OF_TURN, load_template, render, token_id
 from .tools import Request, Tool
 from .words import Words
 
-WINDOW, STRIDE, BATCH = 1024, 512, 16
+WINDOW, STRIDE, BATCH = 1024, 768, 16
 CALL = re.compile(r"\s*<tool_call>\n<function=([^>\n]+)>\n(.*?)</function>\n</tool_call>\s*", re.DOTALL)
 PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>\n", re.DOTALL)
 PROMPTS = (

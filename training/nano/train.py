@@ -26,9 +26,9 @@ from .model import Nano, NanoConfig
 
 MIX = {"stdlib": 0.14, "packages": 0.10, "fim": 0.03, "tools": 0.41, "chat": 0.16, "copy": 0.16}
 VOCABULARY = 4096
-MUON_RATE, MUON_DECAY, MUON_MOMENTUM = 0.02, 0.02, 0.95
-ADAM_RATES = {"embed_tokens": 0.01, "lm_head": 0.003}
-ADAM_RATE = 0.004
+MUON_RATE, MUON_DECAY, MUON_MOMENTUM = 0.008, 0.02, 0.95
+ADAM_RATES = {"embed_tokens": 0.004, "lm_head": 0.0015}
+ADAM_RATE = 0.002
 BALANCE = 0.01
 WARMUP, DECAY_FROM = 0.01, 0.45
 CLIP = 1.0
@@ -162,7 +162,10 @@ class Run:
     def load(self) -> None:
         state = torch.load(self.checkpoint)
         self.model.load_state_dict(state["model"])
+        peaks = [group["peak"] for group in self.adam.param_groups]
         self.adam.load_state_dict(state["adam"])
+        for group, peak in zip(self.adam.param_groups, peaks, strict=True):
+            group["peak"] = peak
         for momentum, saved in zip(self.muon.momenta, state["muon"], strict=True):
             momentum.copy_(saved)
         self.step_number, self.tokens, self.progress = state["step"], state["tokens"], state["progress"]

@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 from server.chat.events import ChoiceFinished, GenerationFailed, TextDelta, ToolCallArguments, ToolCallStarted
 from server.dialects.openai.schema import StreamOptions
-from server.errors import ApiError, InternalError
+from server.errors import ApiError, InternalError, RequestAborted
 from server.generation import Generation, TokenCounts
 from server.sse import data_event
 
 DONE = data_event(b"[DONE]")
 AnswerEvent = TextDelta | ToolCallStarted | ToolCallArguments | ChoiceFinished
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_SEPARATORS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 _LEAST_LOGPROB = -9999.0  # JSON has no infinity
 
 
@@ -75,8 +76,8 @@ class Chunks:
 
 
 def to_json(value: Any) -> bytes:
-    """Compact UTF-8."""
-    return _JSON.encode(value).encode("utf-8", "backslashreplace")
+    """Compact UTF-8, on one line for every reader: some end lines at Unicode's separators too, inside an event."""
+    return _JSON.encode(value).translate(_SEPARATORS).encode("utf-8", "backslashreplace")
 
 
 def error_event(error: ApiError) -> bytes:
@@ -89,10 +90,13 @@ async def unbroken(generation: Generation) -> AsyncGenerator[AnswerEvent, None]:
 
     Raises:
         InternalError: a choice failed. That fails the request, for half an answer must not look like a whole one.
+        RequestAborted: it was ended from outside, with the same consequence.
     """
     async for event in generation:
         if isinstance(event, GenerationFailed):
             raise InternalError(event.message)
+        if isinstance(event, ChoiceFinished) and event.finished_as == "abort":
+            raise RequestAborted
         yield event
 
 

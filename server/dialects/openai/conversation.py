@@ -61,13 +61,17 @@ def _tool(tool: ToolBody, path: str) -> Tool:
         raise InvalidRequest(
             f"{path}.function.parameters must be a JSON schema, an object.", param=f"{path}.function.parameters"
         )
-    return Tool(name, tool.function)
+    return Tool(name, {member: value for member, value in tool.function.items() if value is not None})
 
 
 def _message(message: MessageBody, path: str) -> Message:
     if message.role not in _ROLES:
         raise InvalidRequest(
             f"{path}.role {message.role!r} is not supported: use tool_calls and the role 'tool'.", param=f"{path}.role"
+        )
+    if message.function_call:
+        raise InvalidRequest(
+            f"{path}.function_call is not supported: use tool_calls and the role 'tool'.", param=f"{path}.function_call"
         )
     return Message(
         role=_ROLES[message.role],

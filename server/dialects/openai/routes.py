@@ -79,7 +79,7 @@ async def completions(request: Request) -> Response:
     output = output_of(body, service.model.tokenizer, ())
     sampling = _sampling(service, body, output, body.logprobs)
     given = prompts_of(body)
-    prompts = tuple([await service.prompts.text(item) if isinstance(item, str) else item for item in given])
+    prompts = await service.prompts.raw(given)
     echoes = []
     if body.echo:
         echoes = [item if isinstance(item, str) else await service.prompts.decode(item) for item in given]
@@ -162,7 +162,7 @@ async def tokenize(request: Request) -> Response:
     if (body.prompt is None) == (not body.messages):
         raise InvalidRequest("Give either prompt or messages.", param="prompt")
     if body.prompt is not None:
-        ids = await service.prompts.text(body.prompt)
+        [ids] = await service.prompts.raw([body.prompt])
     else:
         ids = await service.prompts.chat(conversation_of(body, tools_of(body.tools)))
     texts = [service.model.tokenizer.id_to_text(token_id) for token_id in ids] if body.return_token_strs else None

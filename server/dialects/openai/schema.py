@@ -6,15 +6,27 @@ null means absent everywhere. Whatever has many shapes (content, prompt, tool_ch
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_STOPS = 32
+MAX_STOP_CHARACTERS = 256  # looking for a stop costs memory and time for each of its characters, for each choice
+MAX_STOP_IDS = 1024
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 
 
 def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
+
+
+def _short(value: str) -> str:
+    """Not by `max_length`, which counts no lone surrogates: it refuses them."""
+    if len(value) > MAX_STOP_CHARACTERS:
+        raise ValueError(f"must be at most {MAX_STOP_CHARACTERS} characters long")
+    return value
+
+
+Stop = Annotated[str, AfterValidator(_short)]
 
 
 class _Body(BaseModel):
@@ -60,8 +72,8 @@ class GenerationFields(_Body):
     repeat_penalty: float | None = None
     logit_bias: dict[int, float] = Field(default_factory=dict)
     seed: int | None = None
-    stop: Annotated[tuple[str, ...], Field(max_length=MAX_STOPS), BeforeValidator(_one_or_many)] = ()
-    stop_token_ids: tuple[int, ...] = ()
+    stop: Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS), BeforeValidator(_one_or_many)] = ()
+    stop_token_ids: tuple[int, ...] = Field((), max_length=MAX_STOP_IDS)
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     ignore_eos: bool = False
@@ -92,6 +104,7 @@ class MessageBody(_Body):
     content: Any = None
     tool_calls: tuple[ToolCallBody, ...] = ()
     tool_call_id: str | None = None
+    function_call: Any = None
 
 
 class ToolBody(_Body):

@@ -87,6 +87,23 @@ def test_the_shown_tokens_spell_the_text(text: str, cuts: list[int]) -> None:
     assert b"".join(summary(events)["tokens"]).decode() == summary(events)["text"] == text
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "shown"),
+    [
+        (f"Hi\n{CALL}", OutputOptions(tools=TOOLS), "Hi"),
+        (f"Hi\n{CALL}\nDone", OutputOptions(tools=TOOLS), "Hi\nDone"),
+        (f"Hi\n{CALL}\nDone", OutputOptions(tools=TOOLS, stops=("zzz",)), "Hi\nDone"),
+        ("a<|fim_prefix|>b", OutputOptions(), "ab"),
+        ("a<|fim_prefix|>b", OutputOptions(skip_special_tokens=False), "a<|fim_prefix|>b"),
+        ("a", OutputOptions(skip_special_tokens=False, include_stop=True), "a<|im_end|>"),
+        ("a", OutputOptions(stop_tokens={EOS: "<|im_end|>"}, include_stop=True), "a<|im_end|>"),
+    ],
+)
+def test_only_tokens_of_the_text_are_shown(text: str, options: OutputOptions, shown: str) -> None:
+    found = summary(run([*TOKENIZER.encode(text, parse_special=True), EOS], range(200), options))
+    assert b"".join(found["tokens"]).decode() == found["text"] == shown
+
+
 def test_usage_counts_through_the_token_that_completed_the_stop() -> None:
     ids = TOKENIZER.encode("one stop two", parse_special=True)
     [finished] = summary(run([*ids, EOS], [100], OutputOptions(stops=("stop",))))["end"]

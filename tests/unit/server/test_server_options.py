@@ -90,6 +90,7 @@ def test_switches() -> None:
         (["--max-num-seqs", "0"], {}, "--max-num-seqs must be greater than or equal to 1"),
         ([], {"DELTALOOP_LOG_LEVEL": "loud"}, "DELTALOOP_LOG_LEVEL must be one of"),
         (["--api-key", ""], {}, "--api-key must have at least 1"),
+        ([], {"DELTALOOP_API_KEY": ""}, "DELTALOOP_API_KEY must have at least 1"),
         (["--config", "/nowhere/c.toml"], {}, "--config: cannot read /nowhere/c.toml: No such file"),
     ],
 )
