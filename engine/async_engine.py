@@ -73,9 +73,9 @@ class AsyncEngine:
                 await self._step(plan)
         except asyncio.CancelledError:
             raise
-        except Exception as error:
+        except Exception:
             logger.exception("the engine stopped")
-            self._failure = f"the engine stopped: {error}"
+            self._failure = "the engine stopped because of a fault of its own; its log has the details"
             self._fail_everything()
             self._idle.set()
 
@@ -149,20 +149,19 @@ class AsyncEngine:
         return _Outputs(self, sequence, queue)
 
     def _check_admission(self, num_prompt_tokens: int) -> None:
-        scheduler = self._core.scheduler
         if self._failure is not None:
             raise Overloaded(self._failure, "failed", DEFAULT_RETRY_SECONDS)
         if self._draining:
             raise Overloaded("the server is shutting down", "draining", DEFAULT_RETRY_SECONDS)
-        # Who arrives between two steps passes through the line even when slots are free: only the others count.
-        num_waiting = len(scheduler.waiting) - (self.info.num_slots - scheduler.cache.num_slots_used)
-        if num_waiting >= self._max_num_queued_reqs:
-            raise Overloaded(f"{num_waiting} requests wait already", "max_num_queued_reqs", self._expected_wait())
-        limit, waiting_tokens = self._max_num_queued_tokens, self._num_waiting_tokens()
-        if limit is not None and waiting_tokens and waiting_tokens + num_prompt_tokens > limit:
-            raise Overloaded(
-                f"{waiting_tokens} prompt tokens wait already", "max_num_queued_tokens", self._expected_wait()
-            )
+        # Who arrives between two steps passes through the line even when slots are free: only the others wait.
+        scheduler = self._core.scheduler
+        num_passing = self.info.num_slots - scheduler.cache.num_slots_used
+        ahead = scheduler.waiting[num_passing:]
+        if len(ahead) >= self._max_num_queued_reqs:
+            raise Overloaded(f"{len(ahead)} requests wait already", "max_num_queued_reqs", self._expected_wait())
+        num_tokens, limit = sum(len(s.tokens) for s in ahead), self._max_num_queued_tokens
+        if limit is not None and ahead and num_tokens + num_prompt_tokens > limit:
+            raise Overloaded(f"{num_tokens} prompt tokens wait already", "max_num_queued_tokens", self._expected_wait())
 
     def _expected_wait(self) -> float:
         """Seconds until a place in the line is likely free: recent time per request over those that run at once."""

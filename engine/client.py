@@ -15,7 +15,7 @@ class EngineInfo:
     """Facts that do not change while the engine lives.
 
     `num_slots` is how many sequences can run at once; `num_blocks` × `block_size` tokens of KV cache they share.
-    `memory_plan` is a table for people of where the memory goes.
+    `max_num_queued_reqs` more can wait. `memory_plan` is a table for people of where the memory goes.
     """
 
     max_model_len: int
@@ -28,6 +28,7 @@ class EngineInfo:
     state_slot_bytes: int
     device: str
     dtype: str
+    max_num_queued_reqs: int = 1024
     memory_plan: str = ""
 
 

@@ -48,7 +48,7 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, memory.num_slots, dtype, device)
     runner = Runner(model, storage, config.block_size, config.num_used_tokens or model_config.vocab_size)
     limits = _limits(config, model_config, memory)
-    info = _info(limits, model_config, memory, dtype, device)
+    info = _info(config, limits, model_config, memory, dtype, device)
     return AsyncEngine(
         EngineCore(limits, config.seed), runner, info, config.max_num_queued_reqs, config.max_num_queued_tokens
     )
@@ -138,7 +138,12 @@ def _limits(config: EngineConfig, model_config: ModelConfig, memory: MemoryPlan)
 
 
 def _info(
-    limits: CoreLimits, model_config: ModelConfig, memory: MemoryPlan, dtype: torch.dtype, device: torch.device
+    config: EngineConfig,
+    limits: CoreLimits,
+    model_config: ModelConfig,
+    memory: MemoryPlan,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> EngineInfo:
     return EngineInfo(
         max_model_len=limits.max_model_len,
@@ -151,5 +156,6 @@ def _info(
         state_slot_bytes=model_config.state_bytes(dtype.itemsize),
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
+        max_num_queued_reqs=config.max_num_queued_reqs,
         memory_plan=memory.table,
     )

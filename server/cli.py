@@ -160,9 +160,18 @@ def loading_bar() -> Iterator[Callable[[int, int], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", visible=False)
-        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+    progress = Progress(*columns, console=Console(stderr=True))
+    task = progress.add_task("")
+
+    def show(done: int, total: int) -> None:
+        progress.start()  # not before: a model that cannot be read should leave one line, the complaint
+        progress.update(task, completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> NoReturn:

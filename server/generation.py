@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.client import EngineClient, TokenStream
-from engine.errors import Overloaded
+from engine.errors import Overloaded, RequestError
 from engine.types import GenerationRequest, RequestTimes, SamplingParams, TokenOutput
 from server.chat.events import GenerationEvent, GenerationFailed
 from server.chat.tokenizer import Tokenizer
@@ -68,6 +68,7 @@ class Generator:
             RequestError: it can never be served.
             Overloaded: not now. In both cases none of the sequences stays behind.
         """
+        self._check_size(job)
         sequences: list[_Sequence] = []
         try:
             for prompt in job.prompts:
@@ -83,6 +84,16 @@ class Generator:
                 await sequence.close()
             raise
         return Generation(sequences, self._metrics, job.n, self._timeout_seconds)
+
+    def _check_size(self, job: GenerationJob) -> None:
+        """Refuse what the line could never hold: told to come later, clients would come for ever."""
+        num_sequences, info = len(job.prompts) * job.n, self._engine.info
+        most = info.num_slots + info.max_num_queued_reqs
+        if num_sequences > most:
+            raise RequestError(
+                f"{len(job.prompts)} prompts × n {job.n} make {num_sequences} sequences; this server holds {most}",
+                param="n" if job.n > 1 else "prompt",
+            )
 
     def _fitted(self, sampling: SamplingParams, num_prompt_tokens: int) -> SamplingParams:
         """Cut the wish down to what there is room for; agents send a ceiling, not an expectation.

@@ -19,8 +19,8 @@ def operations_router() -> APIRouter:
     """All routes of this module."""
     router = APIRouter()
     router.add_api_route("/", root, methods=["GET", "HEAD"])
-    router.add_api_route("/health", health, methods=["GET"])
-    router.add_api_route("/ready", ready, methods=["GET"])
+    router.add_api_route("/health", health, methods=["GET", "HEAD"])
+    router.add_api_route("/ready", ready, methods=["GET", "HEAD"])
     router.add_api_route("/version", show_version, methods=["GET"])
     router.add_api_route("/metrics", metrics, methods=["GET"])
     router.add_api_route("/abort/{request_id:path}", abort, methods=["POST"])

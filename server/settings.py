@@ -98,7 +98,7 @@ class Settings(BaseModel):
     request_timeout: Annotated[
         OptionalSeconds, Option(_LIMITS, "end a request that takes longer, its wait included", "seconds")
     ] = None
-    max_body_size: Annotated[Bytes, Field(ge=1), Option(_LIMITS, "largest request body", "bytes")] = 32 * 2**20
+    max_body_size: Annotated[Bytes, Field(ge=1), Option(_LIMITS, "largest request body", "bytes")] = 16 * 2**20
 
     max_num_seqs: Annotated[
         OptionalCount,

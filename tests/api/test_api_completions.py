@@ -130,3 +130,10 @@ def test_refusals(body: dict[str, Any], param: str) -> None:
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
     assert api.engine.running == []
+
+
+def test_more_sequences_than_the_line_can_hold_are_refused_for_good() -> None:
+    response = Api().complete(n=128, prompt=["x"] * 100)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "n"
+    assert "12800 sequences" in response.json()["error"]["message"]

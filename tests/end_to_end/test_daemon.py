@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from openai import APIError, AsyncOpenAI, OpenAI
+from openai import APIStatusError, AsyncOpenAI, OpenAI
 
 from tests.support.daemon import Daemon, running_daemon
 
@@ -128,8 +128,9 @@ def test_sigterm_under_load_finishes_what_runs_and_exits_with_zero() -> None:
             await asyncio.to_thread(daemon.wait_until_running, 8)
             daemon.process.send_signal(signal.SIGTERM)
             await asyncio.sleep(0.3)
-            with pytest.raises(APIError):
+            with pytest.raises(APIStatusError) as refused:
                 await one(9)
+            assert refused.value.status_code == 503
             return await asyncio.gather(*tasks), await asyncio.to_thread(daemon.process.wait, 60)
 
     with running_daemon() as daemon:

@@ -48,6 +48,7 @@ def openai_router() -> APIRouter:
         router.add_api_route(f"{prefix}/chat/completions", chat_completions, methods=["POST"])
         router.add_api_route(f"{prefix}/completions", completions, methods=["POST"])
         router.add_api_route(f"{prefix}/models", list_models, methods=["GET"])
+        router.add_api_route(f"{prefix}/models/", list_models, methods=["GET"])
         router.add_api_route(f"{prefix}/models/{{model_id:path}}", show_model, methods=["GET"])
         router.add_api_route(f"{prefix}/tokenize", tokenize, methods=["POST"])
         router.add_api_route(f"{prefix}/detokenize", detokenize, methods=["POST"])

@@ -49,7 +49,7 @@ def test_greeting(folder: Path, configs: list[EngineConfig], capsys: pytest.Capt
     assert '"model": "Tiny-Qwen-Coder"' in told
     assert "$DELTALOOP_API_KEY" in told
     assert "hush" not in told
-    assert "loading the model: 100 %" in told
+    assert "loading the model" in told
     assert configs[0].model == folder
     assert configs[0].num_used_tokens == 256 + 8
 
