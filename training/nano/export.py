@@ -85,7 +85,7 @@ def export(checkpoint: Path, tokenizer_file: Path, out: Path) -> None:
     """Write the model folder."""
     state = torch.load(checkpoint)
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in hub_tensors(state["model"])}
+    tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in hub_tensors(state["average"])}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     shutil.copyfile(tokenizer_file, out / "tokenizer.json")
     for name, content in (

@@ -13,7 +13,7 @@ def largest_difference(checkpoint: Path, folder: Path, length: int) -> tuple[flo
     """The largest difference of two logits, in fp32 on the exported bf16 weights, and the largest logit."""
     state = torch.load(checkpoint)
     ours = Nano(NanoConfig(**state["config"]))
-    ours.load_state_dict({name: tensor.bfloat16().float() for name, tensor in state["model"].items()})
+    ours.load_state_dict({name: tensor.bfloat16().float() for name, tensor in state["average"].items()})
     theirs = Qwen3NextForCausalLM.from_pretrained(folder, dtype=torch.float32)
     torch.manual_seed(0)
     ids = torch.randint(0, ours.config.vocab_size, (2, length))

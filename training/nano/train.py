@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from .data import WINDOW
+from .headstart import write_copying_circuit
 from .model import Nano, NanoConfig
 
-MIX = {"stdlib": 0.14, "packages": 0.10, "fim": 0.03, "tools": 0.41, "chat": 0.16, "copy": 0.16}
+MIX = {"stdlib": 0.17, "packages": 0.20, "fim": 0.04, "tools": 0.33, "chat": 0.14, "copy": 0.12}
 VOCABULARY = 4096
 MUON_RATE, MUON_DECAY, MUON_MOMENTUM = 0.008, 0.02, 0.95
 ADAM_RATES = {"embed_tokens": 0.004, "lm_head": 0.0015}
@@ -32,6 +33,7 @@ ADAM_RATE = 0.002
 BALANCE = 0.01
 WARMUP, DECAY_FROM = 0.01, 0.45
 CLIP = 1.0
+AVERAGE = 0.99  # of the weights, over about a hundred steps: what is exported
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,8 @@ class Run:
         torch.manual_seed(7)
         self.config = NanoConfig(vocab_size=VOCABULARY)
         self.model = Nano(self.config)
+        write_copying_circuit(self.model)
+        self.average = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.muon, self.adam = optimisers(self.model)
         self.step_number, self.tokens, self.progress = 0, 0, 0.0
         if plan.resume:
@@ -166,13 +170,15 @@ class Run:
         self.adam.load_state_dict(state["adam"])
         for group, peak in zip(self.adam.param_groups, peaks, strict=True):
             group["peak"] = peak
+        self.average = state["average"]
         for momentum, saved in zip(self.muon.momenta, state["muon"], strict=True):
             momentum.copy_(saved)
         self.step_number, self.tokens, self.progress = state["step"], state["tokens"], state["progress"]
 
     def save(self) -> None:
         state = {
-            "config": self.config.as_dict(), "model": self.model.state_dict(), "adam": self.adam.state_dict(),
+            "config": self.config.as_dict(), "model": self.model.state_dict(), "average": self.average,
+            "adam": self.adam.state_dict(),
             "muon": self.muon.momenta, "step": self.step_number, "tokens": self.tokens, "progress": self.progress,
         }  # fmt: skip
         temporary = self.checkpoint.with_suffix(".new")
@@ -221,6 +227,9 @@ class Run:
             with torch.no_grad():
                 self.muon.step(MUON_RATE * factor)
                 self.adam.step()
+                if self.rank == 0:
+                    for name, tensor in self.model.state_dict().items():
+                        self.average[name].lerp_(tensor, 1 - AVERAGE)
             self.adam.zero_grad()
             for parameter in self.muon.parameters:
                 parameter.grad = None
