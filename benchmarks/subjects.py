@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,7 +88,7 @@ class Transformers:
         return (time.perf_counter() - started) / num_tokens
 
 
-SUBJECTS = {"deltaloop": Deltaloop, "transformers": Transformers}
+SUBJECTS: dict[str, Callable[[Path], Subject]] = {"deltaloop": Deltaloop, "transformers": Transformers}
 
 
 def measure(subject: Subject, prompts: list[int], streams: list[int], num_tokens: int, repeats: int) -> dict[str, Any]:

@@ -8,15 +8,17 @@ the circuit is written into the weights at the start and training keeps and refi
     layer 3, attention    query K e(t), key K Qᵀ(…): looks where the previous token was this one; writes R e(s)
     lm_head               reads R e(s) as token s
 
-K, Q and R are random and orthonormal, so the three do not disturb each other much. One dimension of the embedding is the
-same for all tokens: a constant that the output gate of layer 0 reads. The other layers begin by adding nothing.
+K, Q and R are random and orthonormal, so the three do not disturb each other much. One dimension of the embedding is
+the same for all tokens: a constant that the output gate of layer 0 reads. The other layers begin by adding nothing.
 """
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .model import Attention, GatedDeltaNet, Nano
+from .model import Attention, GatedDeltaNet, Layer, Nano
 
 PREVIOUS, CURRENT = -2, -1  # taps of the convolution
 SHARPNESS = 1.5  # weight of the q and k norms: their scale is 1 + this
@@ -28,7 +30,8 @@ LOGIT_SCALE = 0.12
 
 def orthonormal(rows: int, columns: int) -> Tensor:
     """Random rows of length one at right angles (rows ≤ columns)."""
-    return torch.linalg.qr(torch.randn(columns, rows))[0].mT.contiguous()
+    basis: Tensor = torch.linalg.qr(torch.randn(columns, rows))[0]
+    return basis.mT.contiguous()
 
 
 @torch.no_grad()
@@ -38,12 +41,15 @@ def write_copying_circuit(model: Nano) -> None:
     carried, answered = orthonormal(hidden, hidden), orthonormal(hidden, hidden)
     embeddings = model.embed_tokens.weight
     embeddings[:, 0] = 1.0
-    for layer in model.layers:
+    layers = [cast(Layer, layer) for layer in model.layers]
+    for layer in layers:
         layer.mlp.down.zero_()
         layer.mlp.shared_down.weight.zero_()
-        mixer = layer.linear_attn if layer.linear_attn is not None else layer.self_attn
-        (mixer.out_proj if layer.linear_attn is not None else mixer.o_proj).weight.zero_()
-    first, matching = model.layers[0].linear_attn, model.layers[model.config.full_attention_interval - 1].self_attn
+        if layer.self_attn is not None:
+            layer.self_attn.o_proj.weight.zero_()
+        if layer.linear_attn is not None:
+            layer.linear_attn.out_proj.weight.zero_()
+    first, matching = layers[0].linear_attn, layers[model.config.full_attention_interval - 1].self_attn
     assert first is not None
     assert matching is not None
     constant = embeddings[:, 0].mean() * embeddings.square().mean().rsqrt()  # what the first norm makes of it
