@@ -4,6 +4,7 @@ MIN_CHUNK_TOKENS = 16
 FIRST_CHUNK_TOKENS = 64
 IDLE_STEP_FACTOR = 4.0
 SAFETY = 0.8
+MIN_PROMPT_SHARE = 0.5
 SMOOTHING = 0.3
 MIN_TOKEN_SECONDS = 1e-9
 
@@ -12,8 +13,9 @@ class StepBudget:
     """Learns what a prompt token costs and bounds chunks to a wall-time target.
 
     While something decodes, a step should last at most `max_gap_seconds`; when only prompts are read, four times
-    that, so that aborts and new arrivals still get in soon. A chunk never falls below 16 tokens: a prompt always
-    moves on, even when the target cannot be met. The tokens drawn do not depend on the sizes chosen here.
+    that, so that aborts and new arrivals still get in soon. When decoding alone comes close to the target or exceeds it,
+    prompts still get half as much time as decoding, and never less than 16 tokens: else a busy server would stop
+    taking anyone in. The tokens drawn do not depend on the sizes chosen here.
     """
 
     def __init__(self, max_tokens: int, max_gap_seconds: float) -> None:
@@ -28,7 +30,9 @@ class StepBudget:
         if self._token_seconds is None:
             return min(room, FIRST_CHUNK_TOKENS)
         target = self._max_gap_seconds * (1.0 if num_decoding else IDLE_STEP_FACTOR)
-        spare = SAFETY * target - (self._base_seconds if num_decoding else 0.0)
+        spare = SAFETY * target
+        if num_decoding:
+            spare = max(spare - self._base_seconds, MIN_PROMPT_SHARE * self._base_seconds)
         return max(0, min(room, max(MIN_CHUNK_TOKENS, int(spare / self._token_seconds))))
 
     def observe(self, num_prompt_tokens: int, num_decoding: int, seconds: float) -> None:

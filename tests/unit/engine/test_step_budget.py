@@ -105,3 +105,12 @@ def test_a_clock_that_stands_still_is_survived() -> None:
     budget = StepBudget(512, GAP)
     budget.observe(64, 0, 0.0)
     assert budget.chunk_tokens(1) == 511
+
+
+def test_prompts_keep_a_share_when_decoding_alone_exceeds_the_target() -> None:
+    budget = StepBudget(max_tokens=2048, max_gap_seconds=0.25)
+    for _ in range(50):
+        budget.observe(num_prompt_tokens=0, num_decoding=16, seconds=0.4)
+    for _ in range(50):
+        budget.observe(num_prompt_tokens=64, num_decoding=16, seconds=0.4 + 64 * 0.001)
+    assert 190 <= budget.chunk_tokens(16) <= 200  # half of 0.4 seconds at a millisecond each
