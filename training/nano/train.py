@@ -21,17 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from .data import WINDOW
+from .data import USED_TOKENS, WINDOW
 from .headstart import write_copying_circuit
 from .model import Nano, NanoConfig
 
-MIX = {"stdlib": 0.17, "packages": 0.20, "fim": 0.04, "tools": 0.33, "chat": 0.14, "copy": 0.12}
+MIX = {"stdlib": 0.16, "packages": 0.18, "fim": 0.04, "tools": 0.32, "chat": 0.13, "copy": 0.09, "repeats": 0.08}
 VOCABULARY = 4096
 MUON_RATE, MUON_DECAY, MUON_MOMENTUM = 0.008, 0.02, 0.95
-ADAM_RATES = {"embed_tokens": 0.004, "lm_head": 0.0015}
+ADAM_RATES = {"embed_tokens": 0.0015, "lm_head": 0.0006}  # more would wash the copying circuit out at once
 ADAM_RATE = 0.002
 BALANCE = 0.01
-WARMUP, DECAY_FROM = 0.01, 0.45
+WARMUP, DECAY_FROM = 0.02, 0.45
 CLIP = 1.0
 AVERAGE = 0.99  # of the weights, over about a hundred steps: what is exported
 
@@ -51,24 +51,38 @@ class Plan:
 
 
 class Windows:
-    """Draws windows of every kind without repetition until a kind is used up, then again in another order."""
+    """Draws windows of every kind without repetition until a kind is used up, then again in another order.
+
+    Repeats are made on the spot: random tokens, then the same once more, where only the second time is learnt.
+    """
 
     def __init__(self, folder: Path, seed: int) -> None:
-        files = {kind: np.load(folder / f"{kind}.npz") for kind in MIX}
+        files = {kind: np.load(folder / f"{kind}.npz") for kind in MIX if kind != "repeats"}
         self.ids = {kind: file["ids"] for kind, file in files.items()}
         self.weights = {kind: file["weights"] for kind, file in files.items()}
         self.rng = random.Random(seed)
-        self.waiting: dict[str, list[int]] = {kind: [] for kind in MIX}
+        self.waiting: dict[str, list[int]] = {kind: [] for kind in files}
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        ids, weights = [], []
-        for kind in self.rng.choices(list(MIX), list(MIX.values()), k=count):
-            if not self.waiting[kind]:
-                self.waiting[kind] = self.rng.sample(range(len(self.ids[kind])), len(self.ids[kind]))
-            index = self.waiting[kind].pop()
-            ids.append(self.ids[kind][index].astype(np.int64))
-            weights.append(self.weights[kind][index].astype(np.float32))
+        kinds = self.rng.choices(list(MIX), list(MIX.values()), k=count)
+        windows = [self.repeats() if kind == "repeats" else self.next_of(kind) for kind in kinds]
+        ids, weights = zip(*windows, strict=True)
         return torch.from_numpy(np.stack(ids)), torch.from_numpy(np.stack(weights))
+
+    def next_of(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        if not self.waiting[kind]:
+            self.waiting[kind] = self.rng.sample(range(len(self.ids[kind])), len(self.ids[kind]))
+        index = self.waiting[kind].pop()
+        return self.ids[kind][index].astype(np.int64), self.weights[kind][index].astype(np.float32)
+
+    def repeats(self) -> tuple[np.ndarray, np.ndarray]:
+        ids: list[int] = []
+        weights: list[float] = []
+        while len(ids) < WINDOW:
+            piece = self.rng.choices(range(USED_TOKENS), k=self.rng.randint(4, 200))
+            ids += piece + piece
+            weights += [0.0] * (len(piece) + 1) + [1.0] * (len(piece) - 1)
+        return np.array(ids[:WINDOW], np.int64), np.array(weights[:WINDOW], np.float32)
 
 
 class Muon:
