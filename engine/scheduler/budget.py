@@ -13,8 +13,8 @@ class StepBudget:
     """Learns what a prompt token costs and bounds chunks to a wall-time target.
 
     While something decodes, a step should last at most `max_gap_seconds`; when only prompts are read, four times
-    that, so that aborts and new arrivals still get in soon. When decoding alone comes close to the target or exceeds it,
-    prompts still get half as much time as decoding, and never less than 16 tokens: else a busy server would stop
+    that, so that aborts and new arrivals still get in soon. When decoding alone comes close to the target, or exceeds
+    it, prompts still get half as much time as decoding, and never less than 16 tokens: else a busy server would stop
     taking anyone in. The tokens drawn do not depend on the sizes chosen here.
     """
 

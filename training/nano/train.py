@@ -25,10 +25,10 @@ from .data import USED_TOKENS, WINDOW
 from .headstart import write_copying_circuit
 from .model import Nano, NanoConfig
 
-MIX = {"stdlib": 0.16, "packages": 0.18, "fim": 0.04, "tools": 0.32, "chat": 0.13, "copy": 0.09, "repeats": 0.08}
+MIX = {"stdlib": 0.15, "packages": 0.17, "fim": 0.04, "tools": 0.26, "chat": 0.10, "copy": 0.08, "repeats": 0.20}
 VOCABULARY = 4096
-MUON_RATE, MUON_DECAY, MUON_MOMENTUM = 0.008, 0.02, 0.95
-ADAM_RATES = {"embed_tokens": 0.0015, "lm_head": 0.0006}  # more would wash the copying circuit out at once
+MUON_RATE, MUON_DECAY, MUON_MOMENTUM = 0.004, 0.02, 0.95
+ADAM_RATES = {"embed_tokens": 0.0008, "lm_head": 0.0004}  # more would wash the copying circuit out at once
 ADAM_RATE = 0.002
 BALANCE = 0.01
 WARMUP, DECAY_FROM = 0.02, 0.45
