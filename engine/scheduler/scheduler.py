@@ -77,16 +77,12 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None when nothing can be computed."""
-        suspect = next((s for s in self.running if s.suspect), None)
-        chosen = self._isolate(suspect) if suspect else self._fill()
+        chosen = self._lone_suspect() or self._fill()
         if not chosen:
             return None
         self._step += 1
         self._in_flight = {s.seq_id: s for s, _ in chosen}
         return StepPlan(self._step, tuple(self._scheduled(s, n) for s, n in chosen))
-
-    def _isolate(self, sequence: Sequence) -> list[tuple[Sequence, int]]:
-        return [(sequence, min(sequence.num_uncomputed_tokens, self._budget.chunk_tokens(0)))]
 
     def _fill(self) -> list[tuple[Sequence, int]]:
         """Sequences with the number of tokens each computes: decoding ones, then prompts, then new arrivals."""
@@ -112,7 +108,7 @@ class Scheduler:
 
     def _lone_suspect(self) -> list[tuple[Sequence, int]]:
         suspect = next((s for s in self.running if s.suspect), None)
-        return self._isolate(suspect) if suspect else []
+        return [(suspect, min(suspect.num_uncomputed_tokens, self._budget.chunk_tokens(0)))] if suspect else []
 
     def _admit(self, sequence: Sequence) -> bool:
         # One spare block for each running sequence keeps admission from causing preemption in the next steps.
