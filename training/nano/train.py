@@ -25,11 +25,11 @@ from .data import USED_TOKENS, WINDOW
 from .headstart import write_copying_circuit
 from .model import Nano, NanoConfig
 
-MIX = {"stdlib": 0.15, "packages": 0.17, "fim": 0.04, "tools": 0.26, "chat": 0.10, "copy": 0.08, "repeats": 0.20}
+MIX = {"stdlib": 0.12, "packages": 0.12, "fim": 0.02, "tools": 0.55, "chat": 0.10, "copy": 0.04, "repeats": 0.05}
 VOCABULARY = 4096
-MUON_RATE, MUON_DECAY, MUON_MOMENTUM = 0.004, 0.02, 0.95
-ADAM_RATES = {"embed_tokens": 0.0008, "lm_head": 0.0004}  # more would wash the copying circuit out at once
-ADAM_RATE = 0.002
+MUON_RATE, MUON_DECAY, MUON_MOMENTUM = 0.010, 0.02, 0.95
+ADAM_RATES = {"embed_tokens": 0.0012, "lm_head": 0.0006}  # more would wash the copying circuit out at once
+ADAM_RATE = 0.003
 BALANCE = 0.01
 WARMUP, DECAY_FROM = 0.02, 0.45
 CLIP = 1.0
