@@ -26,11 +26,16 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip --python /opt/venv/bin/python install --constraint constraints.txt --requirement requirements.txt
 
 
-# The daemon itself, as a wheel.
+# The daemon itself, as a wheel. Its kernels are compiled here, for every instruction set that they know, so that the
+# image needs no compiler; they share the OpenMP runtime that torch brings.
 FROM ${PYTHON} AS wheel
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY engine engine
+RUN python -m engine.kernels.build --all --out engine/kernels/prebuilt
 COPY server server
 RUN --mount=type=cache,target=/root/.cache/pip pip wheel --no-deps --wheel-dir /wheels .
 

@@ -3,12 +3,15 @@
 from typing import TYPE_CHECKING
 
 from engine.config import EngineConfig
+from engine.model.gguf_config import gguf_end_tokens, read_gguf_metadata
+from engine.weights.gguf_file import is_gguf
+from engine.weights.gguf_metadata import GgufMetadata
 
 if TYPE_CHECKING:
     from engine.async_engine import AsyncEngine
     from engine.loading import LoadProgress
 
-__all__ = ["EngineConfig", "load_engine"]
+__all__ = ["EngineConfig", "GgufMetadata", "gguf_end_tokens", "is_gguf", "load_engine", "read_gguf_metadata"]
 
 
 def load_engine(config: EngineConfig, progress: "LoadProgress | None" = None) -> "AsyncEngine":

@@ -53,7 +53,7 @@ class TokenBatch:
 
 @dataclass(frozen=True, slots=True)
 class PagedKV:
-    """K and V of one full-attention layer: [num blocks, block size, KV heads, head dim] each."""
+    """K and V of one full-attention layer: bf16 or fp32 [num blocks, block size, KV heads, head dim] each."""
 
     keys: Tensor
     values: Tensor
@@ -63,9 +63,9 @@ class PagedKV:
         return self.keys.shape[1]
 
     def write(self, rows: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store keys and values [T, KV heads, head dim] at flattened rows [T]."""
-        self.keys.flatten(0, 1).index_copy_(0, rows, keys)
-        self.values.flatten(0, 1).index_copy_(0, rows, values)
+        """Store keys and values [T, KV heads, head dim] at flattened rows [T], rounded to the cache's dtype."""
+        self.keys.flatten(0, 1).index_copy_(0, rows, keys.to(self.keys.dtype))
+        self.values.flatten(0, 1).index_copy_(0, rows, values.to(self.values.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class RecurrentState:
 
     Attributes:
         delta: S, fp32 [slots, value heads, key dim, value dim].
-        conv: the last inputs of the causal convolution, oldest first, model dtype [slots, kernel - 1, channels].
+        conv: the last inputs of the causal convolution, oldest first, fp32 [slots, kernel - 1, channels].
     """
 
     delta: Tensor

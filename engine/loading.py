@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -11,23 +12,28 @@ from engine.client import EngineInfo
 from engine.config import EngineConfig
 from engine.core import CoreLimits, EngineCore
 from engine.errors import LoadError
-from engine.kernels.table import reference_kernels
-from engine.layers.targets import Targets
+from engine.kernels.choice import choose_kernels
 from engine.model.config import ModelConfig, read_model_config
-from engine.model.qwen3_next import IGNORED_PREFIXES, Qwen3Next
+from engine.model.qwen3_next import Qwen3Next
+from engine.quant.matrix import total_bytes
 from engine.runner.machine import available_memory_bytes, num_cores
 from engine.runner.memory import MemoryNeeds, MemoryPlan, plan_memory
 from engine.runner.runner import Runner
 from engine.runner.storage import Storage
-from engine.weights.loader import load_weights
+from engine.weights.conversion import Conversion
+from engine.weights.gguf import open_gguf
+from engine.weights.hub import HubWeights
+from engine.weights.mapped import read_ahead
 from engine.weights.safetensors import SafetensorsCheckpoint
+from engine.weights.source import WeightSource
 
 logger = logging.getLogger(__name__)
 
-LoadProgress = Callable[[int, int], None]  # bytes read so far, bytes in all
+LoadProgress = Callable[[int, int], None]  # bytes read so far, bytes of the files
 
 DEFAULT_NUM_BATCHED_TOKENS = 2048
-CPU_CACHE_SHARE = 0.5  # of the memory that is left once the weights are loaded
+CPU_CACHE_SHARE = 0.5  # of the memory that the weights leave
+CROWDED_CACHE_SHARE = 0.125  # of all of it, where weights leave less: then parts of them are read from disk as needed
 SERVED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -41,14 +47,17 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     device = _device(config)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or num_cores())
-    model_config = read_model_config(config.model)
+    model_config = open_gguf(config.model).config if _is_gguf(config.model) else read_model_config(config.model)
     dtype = _dtype(config, model_config)
+    kv_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
+    available_bytes = available_memory_bytes()  # now: later it would count mapped weights as memory to be had
     model, num_weight_bytes = load_model(config, model_config, dtype, device, progress or (lambda done, total: None))
-    memory = _plan(config, model_config, dtype, device, num_weight_bytes)
-    storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, memory.num_slots, dtype, device)
+    budget_bytes = config.kv_cache_memory_bytes or _budget_bytes(config, device, available_bytes, num_weight_bytes)
+    memory = _plan(config, model_config, kv_dtype, budget_bytes, num_weight_bytes)
+    storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, memory.num_slots, kv_dtype, device)
     runner = Runner(model, storage, config.block_size, config.num_used_tokens or model_config.vocab_size)
     limits = _limits(config, model_config, memory)
-    info = _info(config, limits, model_config, memory, dtype, device)
+    info = _info(config, limits, model_config, memory, dtype, kv_dtype, device)
     return AsyncEngine(
         EngineCore(limits, config.seed), runner, info, config.max_num_queued_reqs, config.max_num_queued_tokens
     )
@@ -57,22 +66,38 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
 def load_model(
     config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype, device: torch.device, progress: LoadProgress
 ) -> tuple[Qwen3Next, int]:
-    """The model with its weights, and how many bytes these take."""
-    checkpoint = SafetensorsCheckpoint.find(config.model)
-    targets = Targets(dtype, device)
-    model = Qwen3Next.declare(model_config, targets, reference_kernels())
+    """The model with its weights, and how many bytes its matrices take.
+
+    On a CPU most of these stay mapped. They are read once before this returns, unless memory cannot hold them.
+    """
+    available_bytes = available_memory_bytes()
+    checkpoint = open_gguf(config.model) if _is_gguf(config.model) else SafetensorsCheckpoint.find(config.model)
     done, total = 0, checkpoint.num_bytes
 
     def report(num_bytes: int) -> None:
         nonlocal done
-        done += num_bytes
+        done = min(done + num_bytes, total)  # what is converted is counted, and may be larger than its file
         progress(done, total)
 
-    ignored = IGNORED_PREFIXES + (("lm_head.",) if model_config.tie_word_embeddings else ())
-    load_weights(checkpoint.tensors(), targets, lambda name: name.startswith(ignored), report, config.model)
+    conversion = Conversion(dtype, device, config.quantization)
+    source: WeightSource
+    if isinstance(checkpoint, SafetensorsCheckpoint):
+        source = HubWeights(model_config, checkpoint.tensors(), config.model, conversion, report)
+    else:
+        source = checkpoint.weights(conversion, report)
+    model = Qwen3Next.load(model_config, source, choose_kernels(device, dtype, torch.get_num_threads()))
+    num_bytes = total_bytes(model.matrices)
+    if device.type == "cpu" and num_bytes > available_bytes:
+        logger.warning("the weights take more memory than there is: parts of them will be read from disk as needed")
+    elif device.type == "cpu":
+        read_ahead((part for matrix in model.matrices for part in matrix.parts), report)
     progress(total, total)  # headers are part of the files, but not of any tensor
     logger.info("kernels: %s", model.kernels.name)
-    return model, sum(t.nbytes for t in targets.tensors.values())
+    return model, num_bytes
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix == ".gguf" and not path.is_dir()
 
 
 def _device(config: EngineConfig) -> torch.device:
@@ -97,30 +122,32 @@ def _dtype(config: EngineConfig, model_config: ModelConfig) -> torch.dtype:
 
 
 def _plan(
-    config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype, device: torch.device, num_weight_bytes: int
+    config: EngineConfig, model_config: ModelConfig, kv_dtype: torch.dtype, budget_bytes: int, num_weight_bytes: int
 ) -> MemoryPlan:
     yarn = model_config.rope.yarn
     extended = int(yarn.factor * yarn.original_max_position_embeddings) if yarn else 0
     needs = MemoryNeeds(
-        block_bytes=config.block_size * model_config.kv_bytes_per_token(dtype.itemsize),
+        block_bytes=config.block_size * model_config.kv_bytes_per_token(kv_dtype.itemsize),
         block_size=config.block_size,
-        slot_bytes=model_config.state_bytes(dtype.itemsize),
+        slot_bytes=model_config.state_bytes,
         weights_bytes=num_weight_bytes,
         model_max_len=max(model_config.max_position_embeddings, extended),
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,
     )
-    memory = plan_memory(needs, config.kv_cache_memory_bytes or _budget_bytes(config, device))
+    memory = plan_memory(needs, budget_bytes)
     for note in memory.notes:
         logger.warning(note)
     return memory
 
 
-def _budget_bytes(config: EngineConfig, device: torch.device) -> int:
+def _budget_bytes(config: EngineConfig, device: torch.device, available_bytes: int, num_weight_bytes: int) -> int:
+    """For cache and states; `available_bytes` is the machine's memory before the weights."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return int(free - (1.0 - config.gpu_memory_utilization) * total)
-    return int(CPU_CACHE_SHARE * available_memory_bytes())
+    left = available_bytes - num_weight_bytes
+    return int(max(CPU_CACHE_SHARE * left, CROWDED_CACHE_SHARE * available_bytes))
 
 
 def _limits(config: EngineConfig, model_config: ModelConfig, memory: MemoryPlan) -> CoreLimits:
@@ -143,6 +170,7 @@ def _info(
     model_config: ModelConfig,
     memory: MemoryPlan,
     dtype: torch.dtype,
+    kv_dtype: torch.dtype,
     device: torch.device,
 ) -> EngineInfo:
     return EngineInfo(
@@ -152,8 +180,8 @@ def _info(
         num_slots=limits.num_slots,
         num_blocks=limits.num_blocks,
         block_size=limits.block_size,
-        kv_cache_bytes=limits.num_blocks * limits.block_size * model_config.kv_bytes_per_token(dtype.itemsize),
-        state_slot_bytes=model_config.state_bytes(dtype.itemsize),
+        kv_cache_bytes=limits.num_blocks * limits.block_size * model_config.kv_bytes_per_token(kv_dtype.itemsize),
+        state_slot_bytes=model_config.state_bytes,
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
         max_num_queued_reqs=config.max_num_queued_reqs,

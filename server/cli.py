@@ -22,12 +22,11 @@ from engine import EngineConfig, load_engine
 from engine.errors import LoadError
 from server.app import create_app
 from server.auth import ApiKeys, read_keys
-from server.chat.model_files import read_model_files
 from server.chat.template import TemplateError
 from server.daemon import open_socket, run
 from server.health import daemon_version
 from server.logs import configure_logging
-from server.model import ServedModel, default_names, served_model
+from server.model import ServedModel, default_names, read_files, served_model
 from server.options import OptionError, add_options, load_settings, refuse_strangers, unknown_variables
 from server.settings import Settings
 
@@ -92,6 +91,7 @@ def engine_config(settings: Settings, model: Path, num_used_tokens: int | None) 
         model=model,
         device=settings.device,
         dtype=settings.dtype,
+        quantization=settings.quantization,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
@@ -109,8 +109,8 @@ def engine_config(settings: Settings, model: Path, num_used_tokens: int | None) 
 def _serve(settings: Settings, keys: ApiKeys) -> int:
     configure_logging(settings.log_level)
     signal.signal(signal.SIGTERM, _terminate)
-    folder = settings.model or bundled_model()
-    model = served_model(read_model_files(folder), settings.served_model_name or default_names(settings.model))
+    path = settings.model or bundled_model()
+    model = served_model(read_files(path), settings.served_model_name or default_names(settings.model))
     try:
         listener = open_socket(settings.host, settings.port)
     except OSError as error:
@@ -118,7 +118,7 @@ def _serve(settings: Settings, keys: ApiKeys) -> int:
         return _complain(f"cannot listen on {settings.host} port {settings.port}: {reason}; try --port", _FAILED)
     with listener:
         with loading_bar() as progress:
-            engine = load_engine(engine_config(settings, folder, model.tokenizer.max_id + 1), progress)
+            engine = load_engine(engine_config(settings, path, model.tokenizer.max_id + 1), progress)
         info = engine.info
         _say(f"{info.device}, {info.dtype}, contexts of {info.max_model_len} tokens\n{info.memory_plan}\n")
         app = create_app(engine, settings, model, keys)

@@ -1,13 +1,16 @@
 """`ServedModel`: what the server knows of the model it serves, all of it text: names, tokenizer, template, defaults.
 
-Made once at start from the model's folder. Weights and tensors are the engine's.
+Made once at start from the model's folder or GGUF file. Weights and tensors are the engine's.
 """
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.chat.model_files import GenerationDefaults, ModelFiles
+from engine import is_gguf
+from server.chat.gguf_files import read_gguf_files
+from server.chat.model_files import GenerationDefaults, ModelFiles, read_model_files
 from server.chat.template import ChatTemplate
 from server.chat.tokenizer import Tokenizer
 from server.errors import NotFound
@@ -15,6 +18,7 @@ from server.validation import shorten
 
 BUNDLED_NAME = "qwen3-coder-nano"
 FALLBACK_NAME = "qwen3-coder-next"
+_GGUF_ENDING = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,11 @@ class ServedModel:
         )
 
 
+def read_files(path: Path) -> ModelFiles:
+    """The texts of the model at `path`: a GGUF file, or a folder. Raises `LoadError`."""
+    return read_gguf_files(path) if is_gguf(path) else read_model_files(path)
+
+
 def served_model(files: ModelFiles, names: tuple[str, ...]) -> ServedModel:
     """Make the model's text side from its files."""
     template = None
@@ -63,15 +72,15 @@ def served_model(files: ModelFiles, names: tuple[str, ...]) -> ServedModel:
     )
 
 
-def default_names(folder: Path | None) -> tuple[str, ...]:
+def default_names(model: Path | None) -> tuple[str, ...]:
     """Names for a model whose user gave none.
 
-    Editors pick their fill-in-the-middle template by a name with both "qwen" and "coder" in it. A folder with another
-    name is served under its own, with the family's name beside it.
+    Editors pick their fill-in-the-middle template by a name with both "qwen" and "coder" in it. A folder or file with
+    another name is served under its own, with the family's name beside it.
     """
-    if folder is None:
+    if model is None:
         return (BUNDLED_NAME,)
-    name = folder.resolve().name
+    name = _GGUF_ENDING.sub("", model.resolve().name)
     if "qwen" in name.lower() and "coder" in name.lower():
         return (name,)
     return (FALLBACK_NAME, name)

@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from engine.config import KERNEL_VARIABLES
 from server.settings import Option, Settings
 from server.validation import describe
 
@@ -156,5 +157,5 @@ def refuse_strangers(arguments: Sequence[str]) -> None:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that mean nothing, so that a slip of the pen is seen."""
-    known = {ENV_PREFIX + name.upper() for name in (*Settings.model_fields, "config")}
+    known = {*(ENV_PREFIX + name.upper() for name in (*Settings.model_fields, "config")), *KERNEL_VARIABLES}
     return sorted(name for name in environment if name.startswith(ENV_PREFIX) and name not in known)

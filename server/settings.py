@@ -66,7 +66,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: Annotated[Path | None, Option(_MODEL, "folder of the model; without it the bundled small one")] = None
+    model: Annotated[
+        Path | None, Option(_MODEL, "folder of the model, or GGUF file; without it the bundled small one")
+    ] = None
     served_model_name: Annotated[
         Names, Option(_MODEL, "names clients may use, the first is the default; repeat or separate with commas")
     ] = ()
@@ -120,7 +122,13 @@ class Settings(BaseModel):
     ] = 0.25
 
     device: Annotated[Literal["auto", "cpu", "cuda"], Option(_DEVICE, "where to compute")] = "auto"
-    dtype: Annotated[Literal["auto", "bfloat16", "float32"], Option(_DEVICE, "number format of activations")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float32"], Option(_DEVICE, "number format of dense weights and the KV cache")
+    ] = "auto"
+    quantization: Annotated[
+        Literal["none", "int8", "int4"],
+        Option(_DEVICE, "make weights smaller as they are read, dense ones only; int4 is for experts"),
+    ] = "none"
     threads: Annotated[OptionalCount, Option(_DEVICE, "CPU threads to compute with; auto takes all cores")] = None
     kv_cache_memory_bytes: Annotated[
         OptionalBytes, Option(_DEVICE, "memory for the KV cache and states; auto takes what is free", "bytes")

@@ -1,4 +1,5 @@
 """Operators: one directory each, with a plain torch reference and, later, faster implementations beside it.
 
-They know tensors, spans and memory, and nothing of layers, scheduling or requests. `table` gathers them.
+They know layers as values, spans and memory, and nothing of the model around them, scheduling or requests. `table`
+gathers those that a model calls; the others are their parts.
 """

@@ -1,45 +1,52 @@
-"""`Kernels`: the operators a model calls, chosen once when it is loaded."""
+"""`Kernels`: the operators a model calls, chosen once when it is loaded. One call is one block of the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from engine.kernels.causal_conv.reference import causal_conv
-from engine.kernels.gated_delta_rule.reference import gated_delta_rule
-from engine.kernels.linear.reference import linear
-from engine.kernels.moe.reference import moe, route, swiglu
-from engine.kernels.norm.reference import gated_rms_norm, rms_norm
-from engine.kernels.paged_attention.reference import paged_attention
+from engine.batch import PagedKV, RecurrentState, Span
+from engine.kernels.attention_mix.reference import attention_mix
+from engine.kernels.delta_net_mix.reference import delta_net_mix
+from engine.kernels.embedding.reference import embed
+from engine.kernels.linear.reference import add_projection, project
+from engine.kernels.moe.reference import add_mlp, add_moe
+from engine.kernels.norm.reference import rms_norm
+from engine.layers.attention import Attention
+from engine.layers.gated_delta_net import GatedDeltaNet
+from engine.layers.moe import Mlp, SparseMoe
+from engine.layers.rope import Rotation
+from engine.quant.matrix import Matrix
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """One implementation of each operator. Contracts stand at the references in `engine.kernels.*.reference`."""
+    """One implementation of each operator. Contracts stand at the references in `engine.kernels.*.reference`.
+
+    Rows x are fp32 [T, hidden]. The three that add return the sum and may write it into x.
+    """
 
     name: str
-    linear: Callable[..., Tensor]
-    rms_norm: Callable[..., Tensor]
-    gated_rms_norm: Callable[..., Tensor]
-    causal_conv: Callable[..., Tensor]
-    gated_delta_rule: Callable[..., Tensor]
-    paged_attention: Callable[..., Tensor]
-    route: Callable[..., tuple[Tensor, Tensor]]
-    moe: Callable[..., Tensor]
-    swiglu: Callable[..., Tensor]
+    embed: Callable[[Matrix, Tensor], Tensor]  # matrix, ids
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]  # x, factor, eps
+    project: Callable[[Tensor, Tensor | None, float, Sequence[Matrix]], Tensor]  # x, norm's factor, its eps, matrices
+    add_projection: Callable[[Tensor, Tensor, Matrix], Tensor]  # x, y, matrix
+    delta_net_mix: Callable[[GatedDeltaNet, Tensor, RecurrentState, Sequence[Span]], Tensor]  # second: projected
+    attention_mix: Callable[[Attention, Tensor, Rotation, Tensor, PagedKV, Sequence[Span]], Tensor]  # fourth: kv_rows
+    add_moe: Callable[[Tensor, SparseMoe], Tensor]
+    add_mlp: Callable[[Tensor, Mlp], Tensor]
 
 
 def reference_kernels() -> Kernels:
     """Plain torch for everything; runs wherever torch does."""
     return Kernels(
         name="torch reference",
-        linear=linear,
+        embed=embed,
         rms_norm=rms_norm,
-        gated_rms_norm=gated_rms_norm,
-        causal_conv=causal_conv,
-        gated_delta_rule=gated_delta_rule,
-        paged_attention=paged_attention,
-        route=route,
-        moe=moe,
-        swiglu=swiglu,
+        project=project,
+        add_projection=add_projection,
+        delta_net_mix=delta_net_mix,
+        attention_mix=attention_mix,
+        add_moe=add_moe,
+        add_mlp=add_mlp,
     )

@@ -1,4 +1,4 @@
-"""The model's building blocks: each declares its weights and computes packed rows with the kernels it is given.
+"""The model's building blocks as values: weights and geometry, frozen. The kernels compute with them.
 
-They know tensors, batches and memory; nothing of caches, schedulers or requests.
+They know weights and the configuration; nothing of kernels, caches, schedulers or requests.
 """

@@ -11,20 +11,10 @@ from engine.model.config import RopeConfig, YarnConfig
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """cos and sin of a batch's positions, fp32 [T, rotary dim / 2]."""
+    """cos and sin of a batch's positions, fp32 [T, rotary dim / 2]. Computed once a batch, used by every layer."""
 
     cos: Tensor
     sin: Tensor
-
-    def apply(self, x: Tensor) -> Tensor:
-        """Rotate the first dimensions of every head: pairs (i, i + rotary dim / 2), the rest passes through.
-
-        Shapes: x fp32 [T, heads, head dim]; returns the same.
-        """
-        half = self.cos.shape[1]
-        cos, sin = self.cos.unsqueeze(1), self.sin.unsqueeze(1)
-        a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-        return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
 
 
 @dataclass(frozen=True, slots=True)

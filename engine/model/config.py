@@ -16,6 +16,9 @@ from engine.errors import LoadError
 ARCHITECTURE = "Qwen3NextForCausalLM"
 MODEL_TYPE = "qwen3_next"
 
+QUANTISED_BY = ("fp8", "gptq", "awq", "compressed-tensors")
+GPTQ_ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}
+
 LayerType = Literal["linear_attention", "full_attention"]
 
 
@@ -42,7 +45,10 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Dimensions of the model, in elements; `dtype` is the one the checkpoint names."""
+    """Dimensions of the model, in elements; `dtype` is the one the checkpoint names.
+
+    `gptq_zero_offset` is what a GPTQ checkpoint's zero points are stored too low by; its tensors do not tell.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -68,6 +74,7 @@ class ModelConfig:
     shared_expert_intermediate_size: int
     intermediate_size: int
     dense_layers: frozenset[int]
+    gptq_zero_offset: int = 1
 
     @property
     def num_layers(self) -> int:
@@ -91,11 +98,12 @@ class ModelConfig:
         """K and V of one token in every full-attention layer."""
         return 2 * self.num_full_attention_layers * self.num_key_value_heads * self.head_dim * itemsize
 
-    def state_bytes(self, itemsize: int) -> int:
-        """One state slot: S in fp32 and the convolution's last columns in the model's dtype, over all layers."""
+    @property
+    def state_bytes(self) -> int:
+        """One state slot: S and the convolution's last columns in fp32, over all layers."""
         heads = self.linear_num_value_heads * self.linear_key_head_dim * self.linear_value_head_dim
         columns = (self.linear_conv_kernel_dim - 1) * self.conv_dim
-        return self.num_linear_attention_layers * (4 * heads + itemsize * columns)
+        return self.num_linear_attention_layers * 4 * (heads + columns)
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -157,6 +165,7 @@ def parse_model_config(raw: Mapping[str, Any], generation: Mapping[str, Any]) ->
         shared_expert_intermediate_size=fields.positive("shared_expert_intermediate_size"),
         intermediate_size=fields.positive("intermediate_size"),
         dense_layers=_dense_layers(raw, len(layer_types)),
+        gptq_zero_offset=_gptq_zero_offset(fields.nested("quantization_config")),
     )
     _check(config)
     return config
@@ -203,9 +212,32 @@ def _check_architecture(raw: Mapping[str, Any]) -> None:
     for name, served in (("attention_bias", False), ("use_sliding_window", False), ("hidden_act", "silu")):
         if raw.get(name, served) != served:
             raise LoadError(f"{name} is {raw[name]!r}; deltaloop serves models with {served!r} only")
-    if raw.get("quantization_config"):
-        method = _Fields(raw).nested("quantization_config").get("quant_method", "unknown")
-        raise LoadError(f"the weights are quantised ({method}); deltaloop serves bf16, fp16 and fp32 weights")
+    _check_quantization(_Fields(raw).nested("quantization_config"))
+
+
+def _check_quantization(quantization: Mapping[str, Any]) -> None:
+    """What the tensors themselves do not tell; the rest is decided by them."""
+    if not quantization:
+        return
+    method = quantization.get("quant_method", "unknown")
+    if method not in QUANTISED_BY:
+        raise LoadError(
+            f"the weights are quantised ({method}); deltaloop serves bf16, fp16 and fp32 weights, and those quantised"
+            f" by {', '.join(QUANTISED_BY)}"
+        )
+    if method in ("gptq", "awq"):
+        bits, version = quantization.get("bits", 4), str(quantization.get("version") or "gemm").lower()
+        if bits != 4:
+            raise LoadError(f"the weights are quantised ({method}) to {bits} bits; deltaloop serves 4 bits")
+        if method == "awq" and version != "gemm":
+            raise LoadError(f"the weights are quantised (awq) in version {version}; deltaloop serves version gemm")
+
+
+def _gptq_zero_offset(quantization: Mapping[str, Any]) -> int:
+    written = str(quantization.get("checkpoint_format") or "gptq")
+    if quantization.get("quant_method") == "gptq" and written not in GPTQ_ZERO_OFFSETS:
+        raise LoadError(f"checkpoint_format is {written!r}; deltaloop serves {', '.join(GPTQ_ZERO_OFFSETS)}")
+    return GPTQ_ZERO_OFFSETS.get(written, 1)
 
 
 def _layer_types(fields: _Fields) -> tuple[LayerType, ...]:

@@ -1,6 +1,7 @@
-"""Qwen3-Next, top to bottom: its layers, the memory each needs, and its checkpoint names.
+"""Qwen3-Next, top to bottom: its layers, what each computes and the memory it needs.
 
-Everything about the architecture is here or in `engine.layers`; nothing about it is elsewhere.
+Everything about the architecture is here, in `engine.layers` and in the operators it calls; nothing about it is
+elsewhere.
 """
 
 from collections.abc import Sequence
@@ -15,78 +16,98 @@ from engine.layers.attention import Attention
 from engine.layers.gated_delta_net import GatedDeltaNet
 from engine.layers.moe import Mlp, SparseMoe
 from engine.layers.rope import Rope, Rotation
-from engine.layers.targets import Targets
 from engine.model.config import ModelConfig
+from engine.quant.matrix import Matrix
+from engine.weights.source import WeightSource
 
-IGNORED_PREFIXES = ("mtp.",)  # the multi-token-prediction head of the Next-80B files
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """h = x + mixer(norm(x)); out = h + feed-forward(norm(h))."""
+    """h = x + mixer(norm(x)); out = h + feed-forward(norm(h)). The second norm is the feed-forward half's own."""
 
     input_norm: Tensor
     mixer: Attention | GatedDeltaNet
-    post_norm: Tensor
     feed_forward: SparseMoe | Mlp
 
     @classmethod
-    def declare(cls, config: ModelConfig, targets: Targets, index: int) -> "Layer":
-        prefix = f"model.layers.{index}"
+    def load(cls, config: ModelConfig, source: WeightSource, index: int) -> "Layer":
         is_attention = config.layer_types[index] == "full_attention"
+        post_norm = source.post_norm(index)
         return cls(
-            input_norm=targets.new(f"{prefix}.input_layernorm.weight", config.hidden_size),
-            mixer=Attention.declare(config, targets, f"{prefix}.self_attn")
+            input_norm=source.input_norm(index),
+            mixer=Attention.of(config, source.attention(index))
             if is_attention
-            else GatedDeltaNet.declare(config, targets, f"{prefix}.linear_attn"),
-            post_norm=targets.new(f"{prefix}.post_attention_layernorm.weight", config.hidden_size),
-            feed_forward=Mlp.declare(config.hidden_size, config.intermediate_size, targets, f"{prefix}.mlp")
+            else GatedDeltaNet.of(config, source.delta_net(index)),
+            feed_forward=Mlp(post_norm, config.rms_norm_eps, source.mlp(index))
             if index in config.dense_layers
-            else SparseMoe.declare(config, targets, f"{prefix}.mlp"),
+            else SparseMoe.of(config, post_norm, source.moe(index)),
         )
 
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        return *self.mixer.projections, self.mixer.out, *self.feed_forward.matrices
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Qwen3Next:
-    """The whole model. Weights are declared first and filled by the loader."""
+    """The whole model, ready to compute."""
 
     config: ModelConfig
     kernels: Kernels
     rope: Rope
-    embedding: Tensor
+    embedding: Matrix
     layers: tuple[Layer, ...]
     norm: Tensor
-    lm_head: Tensor
+    lm_head: Matrix
 
     @classmethod
-    def declare(cls, config: ModelConfig, targets: Targets, kernels: Kernels) -> "Qwen3Next":
-        embedding = targets.new("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-        tied = config.tie_word_embeddings
-        return cls(
+    def load(cls, config: ModelConfig, source: WeightSource, kernels: Kernels) -> "Qwen3Next":
+        """Take every weight from a source; raises `LoadError` when it has not just what the configuration asks for."""
+        embedding = source.embedding()
+        model = cls(
             config=config,
             kernels=kernels,
-            rope=Rope.of(config.rope, targets.device),
+            rope=Rope.of(config.rope, embedding.device),
             embedding=embedding,
-            layers=tuple(Layer.declare(config, targets, i) for i in range(config.num_layers)),
-            norm=targets.new("model.norm.weight", config.hidden_size),
-            lm_head=embedding if tied else targets.new("lm_head.weight", config.vocab_size, config.hidden_size),
+            layers=tuple(Layer.load(config, source, index) for index in range(config.num_layers)),
+            norm=source.final_norm(),
+            lm_head=source.lm_head(),
         )
+        source.finish()
+        return model
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Every matrix once."""
+        head = () if self.lm_head is self.embedding else (self.lm_head,)
+        return self.embedding, *(matrix for layer in self.layers for matrix in layer.matrices), *head
 
     @torch.inference_mode()
     def forward(self, batch: TokenBatch, memory: Sequence[LayerMemory]) -> Tensor:
         """Compute a batch, advance its memory, and return the logits of its sample rows, fp32 [R, vocabulary]."""
         kernels, eps = self.kernels, self.config.rms_norm_eps
         rotation = self.rope.at(batch.positions)
-        x = self.embedding[batch.token_ids]
+        x = kernels.embed(self.embedding, batch.token_ids)
         for layer, layer_memory in zip(self.layers, memory, strict=True):
-            x = x + self._mix(layer, kernels.rms_norm(x, layer.input_norm, eps), batch, rotation, layer_memory)
-            x = x + layer.feed_forward(kernels.rms_norm(x, layer.post_norm, eps), kernels)
-        sampled = kernels.rms_norm(x[batch.sample_rows], self.norm, eps)
-        return kernels.linear(sampled, self.lm_head).float()
+            projected = kernels.project(x, layer.input_norm, eps, layer.mixer.projections)
+            mixed = self._mix(layer.mixer, projected, batch, rotation, layer_memory)
+            x = kernels.add_projection(x, mixed, layer.mixer.out)
+            x = self._feed_forward(layer.feed_forward, x)
+        return kernels.project(x[batch.sample_rows], self.norm, eps, (self.lm_head,))
 
-    def _mix(self, layer: Layer, x: Tensor, batch: TokenBatch, rotation: Rotation, memory: LayerMemory) -> Tensor:
-        if isinstance(layer.mixer, Attention):
+    def _mix(
+        self,
+        mixer: Attention | GatedDeltaNet,
+        projected: Tensor,
+        batch: TokenBatch,
+        rotation: Rotation,
+        memory: LayerMemory,
+    ) -> Tensor:
+        if isinstance(mixer, Attention):
             assert isinstance(memory, PagedKV)
-            return layer.mixer(x, batch, rotation, memory, self.kernels)
+            return self.kernels.attention_mix(mixer, projected, rotation, batch.kv_rows, memory, batch.spans)
         assert isinstance(memory, RecurrentState)
-        return layer.mixer(x, batch, memory, self.kernels)
+        return self.kernels.delta_net_mix(mixer, projected, memory, batch.spans)
+
+    def _feed_forward(self, half: SparseMoe | Mlp, x: Tensor) -> Tensor:
+        return self.kernels.add_moe(x, half) if isinstance(half, SparseMoe) else self.kernels.add_mlp(x, half)

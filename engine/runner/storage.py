@@ -21,12 +21,12 @@ class Storage:
         num_blocks: int,
         block_size: int,
         num_slots: int,
-        dtype: torch.dtype,
+        kv_dtype: torch.dtype,
         device: torch.device,
     ) -> "Storage":
-        """Zeroed memory. On Linux the pages of a CPU tensor become real when first written."""
+        """Zeroed memory, states in fp32. On Linux the pages of a CPU tensor become real when first written."""
 
-        def zeros(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
         kv_shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
@@ -34,9 +34,9 @@ class Storage:
         columns = (config.linear_conv_kernel_dim - 1, config.conv_dim)
         return cls(
             tuple(
-                PagedKV(zeros(*kv_shape), zeros(*kv_shape))
+                PagedKV(zeros(*kv_shape, dtype=kv_dtype), zeros(*kv_shape, dtype=kv_dtype))
                 if kind == "full_attention"
-                else RecurrentState(zeros(num_slots, *heads, dtype=torch.float32), zeros(num_slots, *columns))
+                else RecurrentState(zeros(num_slots, *heads), zeros(num_slots, *columns))
                 for kind in config.layer_types
             )
         )

@@ -1,1 +1,1 @@
-"""Reading checkpoints into the memory a model has declared."""
+"""Reading checkpoints: files as they are mapped, and the weights in them by what they are for."""

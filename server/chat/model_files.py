@@ -1,7 +1,7 @@
 """What the server needs from a model's folder: tokenizer, chat template, sampling defaults, the named tokens.
 
-Lives here: finding and checking those files. It may not know how they are used, nor anything of weights. Another source
-of the same facts (a GGUF file's metadata, say) builds the same `ModelFiles`.
+Lives here: finding and checking those files. It may not know how they are used, nor anything of weights. The other
+source of the same facts, a GGUF file's metadata, makes the same `ModelFiles`: see `server.chat.gguf_files`.
 """
 
 import json
@@ -51,9 +51,14 @@ def read_model_files(folder: Path) -> ModelFiles:
     Only tokenizer.json must be there: the other files have neutral stand-ins.
     """
     if not folder.is_dir():
-        raise LoadError(f"{folder} is not a folder: give the folder that holds the model's config.json")
+        raise LoadError(
+            f"{folder} is not a folder: give the folder that holds the model's config.json, or a .gguf file"
+        )
     tokenizer_json = _read_text(folder / "tokenizer.json")
     if tokenizer_json is None:
+        gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
+        if gguf is not None:
+            raise LoadError(f"{folder} holds GGUF files: give the one you want, {gguf} for example")
         raise LoadError(f"{folder} has no tokenizer.json: download the model again, with its tokenizer files")
     tokenizer_config = _read_object(folder / "tokenizer_config.json")
     return ModelFiles(
@@ -103,12 +108,16 @@ def _read_generation_defaults(folder: Path) -> GenerationDefaults:
         max_new_tokens=None if max_new_tokens is None else int(_number(path, config, "max_new_tokens", 0)),
         eos_token_ids=_token_ids(path, eos),
     )
-    _check_ranges(path, defaults)
+    check_ranges(path, defaults)
     return defaults
 
 
-def _check_ranges(path: Path, defaults: GenerationDefaults) -> None:
-    """The engine's own limits, at load rather than at the first request."""
+def check_ranges(path: Path, defaults: GenerationDefaults) -> None:
+    """Hold the defaults against the engine's own limits, at load rather than at the first request.
+
+    Raises:
+        LoadError: one is outside; `path` is the file it stands in.
+    """
     try:
         SamplingParams(
             max_tokens=defaults.max_new_tokens,

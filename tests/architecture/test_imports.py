@@ -17,6 +17,7 @@ PACKAGES = ("engine", "server")
 MAY_IMPORT_LATER = {
     "engine": "loading a model is the only thing that needs torch",
     "server.cli": "each command brings only what it needs",
+    "engine.quant.i_quants": "the tables of a few formats come with a whole package of tools",
 }
 TORCH_FREE = (
     "engine.cache",
@@ -28,8 +29,17 @@ TORCH_FREE = (
     "engine.client",
     "engine.core",
     "engine.async_engine",
+    "engine.model.gguf_config",
 )
-STANDARD_LIBRARY_ONLY = ("engine.errors", "engine.types", "engine.config", "engine.plan")
+STANDARD_LIBRARY_ONLY = (
+    "engine.errors",
+    "engine.types",
+    "engine.config",
+    "engine.plan",
+    "engine.quant.formats",
+    "engine.weights.gguf_file",
+    "engine.weights.gguf_metadata",
+)
 HEAVY = ("torch", "transformers", "triton")
 PUBLIC_ENGINE = {"engine", "engine.errors", "engine.types", "engine.client", "engine.config"}
 
@@ -46,8 +56,11 @@ FORBIDDEN = (
     ("engine.core", ("engine.runner", "engine.model", "engine.async_engine")),
     ("engine.async_engine", ("engine.runner", "engine.model")),
     *((part, RUNNING) for part in ("engine.layers", "engine.kernels", "engine.model")),
-    ("engine.layers", ("engine.model.qwen3_next",)),
-    ("engine.kernels", ("engine.layers", "engine.model")),
+    *((part, RUNNING) for part in ("engine.weights", "engine.quant")),
+    ("engine.quant", ("engine.weights", "engine.layers", "engine.kernels", "engine.model")),
+    ("engine.weights", ("engine.layers", "engine.kernels", "engine.model.qwen3_next")),
+    ("engine.layers", ("engine.kernels", "engine.model.qwen3_next")),
+    ("engine.kernels", ("engine.model",)),
     ("engine.runner", ("engine.scheduler", "engine.cache", "engine.core", "engine.async_engine")),
 )
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from engine.model.config import ModelConfig, parse_model_config
 from engine.types import GenerationRequest, SamplingParams
 from tests.support.engines import Answer, random_weights, run
 
@@ -20,6 +19,7 @@ TINY: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 48,
     "num_hidden_layers": 4,
+    "full_attention_interval": 4,
     "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-6,
     "num_attention_heads": 4,
@@ -47,10 +47,6 @@ REAL_SHAPES = TINY | {
     "moe_intermediate_size": 512,
     "shared_expert_intermediate_size": 512,
 }
-
-
-def _config(fields: dict[str, Any]) -> ModelConfig:
-    return parse_model_config(fields, {})
 
 
 def _requests(num: int, vocab_size: int, longest: int, num_tokens: int) -> list[GenerationRequest]:
@@ -88,7 +84,7 @@ def _assert_same(answers: dict[str, Answer], expected: dict[str, Answer]) -> Non
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def tiny(request: pytest.FixtureRequest) -> tuple[Any, list[GenerationRequest], dict[str, Answer]]:
-    model = random_weights(_config(TINY), request.param)
+    model = random_weights(TINY, request.param)
     requests = _requests(16, 97, longest=70, num_tokens=24)
     return model, requests, _alone(model, requests)
 
@@ -124,7 +120,7 @@ def test_preempted(tiny: Any) -> None:
 def test_at_the_real_matrix_shapes_with_two_threads(dtype: torch.dtype) -> None:
     torch.set_num_threads(2)
     try:
-        model = random_weights(_config(REAL_SHAPES), dtype)
+        model = random_weights(REAL_SHAPES, dtype)
         requests = _requests(6, 97, longest=37, num_tokens=4)
         alone = _alone(model, requests)
         _assert_same(run(model, [(0, r) for r in requests]), alone)

@@ -14,12 +14,18 @@ from engine.batch import PagedKV, Span
 from engine.kernels.causal_conv.reference import causal_conv
 from engine.kernels.exact import sigmoid, silu, softplus
 from engine.kernels.gated_delta_rule.reference import gated_delta_rule
-from engine.kernels.linear.reference import linear
-from engine.kernels.moe.reference import moe, route, swiglu
+from engine.kernels.linear.reference import exact_linear, linear
+from engine.kernels.moe.reference import add_moe, mixture, route, swiglu
 from engine.kernels.norm.reference import gated_rms_norm, rms_norm
 from engine.kernels.paged_attention.reference import paged_attention
+from engine.kernels.rotary.reference import rotate
+from engine.layers.moe import SparseMoe
 from engine.layers.rope import Rope
 from engine.model.config import RopeConfig
+from engine.quant.formats import BY_NAME
+from engine.quant.matrix import Matrix, dense_matrix
+from engine.quant.quantise import quantise_int8
+from engine.weights.source import MlpWeights, MoeWeights
 from tests.support.memories import normal, paged_case, uniform
 
 LONGEST = 65
@@ -52,14 +58,19 @@ def _assert_row_exact(function: Callable[[slice], tuple[Tensor, ...]]) -> None:
     ("num_out", "num_in"), [(12288, HIDDEN), (HIDDEN, 4096), (EXPERT, HIDDEN), (HIDDEN, EXPERT), (64, HIDDEN)]
 )
 def test_linear(num_out: int, num_in: int, dtype: torch.dtype) -> None:
-    x, weight = normal(LONGEST, num_in, seed=1, dtype=dtype), normal(num_out, num_in, seed=2, dtype=dtype)
-    _assert_row_exact(lambda rows: (linear(x[rows], weight),))
+    x, matrix = normal(LONGEST, num_in, seed=1), dense_matrix(normal(num_out, num_in, seed=2, dtype=dtype))
+    _assert_row_exact(lambda rows: (linear(x[rows], matrix),))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_norms(dtype: torch.dtype) -> None:
-    x, weight = normal(LONGEST, HIDDEN, seed=1, dtype=dtype), normal(HIDDEN, seed=2, dtype=dtype)
-    heads, gates = normal(LONGEST, HEADS, DIM, seed=3), normal(LONGEST, HEADS, DIM, seed=4, dtype=dtype)
+def test_linear_with_quantised_weights() -> None:
+    matrix = Matrix(BY_NAME["Q8_0"], EXPERT, HIDDEN, (quantise_int8(normal(EXPERT, HIDDEN, seed=2)),))
+    x = normal(LONGEST, HIDDEN, seed=1)
+    _assert_row_exact(lambda rows: (linear(x[rows], matrix),))
+
+
+def test_norms() -> None:
+    x, weight = normal(LONGEST, HIDDEN, seed=1), normal(HIDDEN, seed=2)
+    heads, gates = normal(LONGEST, HEADS, DIM, seed=3), normal(LONGEST, HEADS, DIM, seed=4)
     queries = normal(LONGEST, QUERY_HEADS, 2 * HEAD_DIM, seed=5)[..., :HEAD_DIM]
     _assert_row_exact(
         lambda rows: (
@@ -82,20 +93,26 @@ def test_route(num_experts: int, top_k: int) -> None:
 def test_experts(dtype: torch.dtype) -> None:
     """Few experts, so that an expert's rows come to more than a tile."""
     num_experts, top_k = 3, 2
-    x = normal(LONGEST, HIDDEN, seed=1, dtype=dtype)
-    gate_up = (normal(num_experts, 2 * EXPERT, HIDDEN, seed=2) * HIDDEN**-0.5).to(dtype)
-    down = (normal(num_experts, HIDDEN, EXPERT, seed=3) * EXPERT**-0.5).to(dtype)
-    weights, experts = route(normal(LONGEST, num_experts, seed=4), top_k, True)
-    _assert_row_exact(
-        lambda rows: (moe(x[rows], weights[rows], experts[rows], gate_up, down), swiglu(x[rows], gate_up[0], down[0]))
+    x = normal(LONGEST, HIDDEN, seed=1)
+    gate, up, down = (
+        dense_matrix(*(normal(num_experts, *shape, seed=seed) * shape[1] ** -0.5).to(dtype).unbind())
+        for seed, shape in enumerate([(EXPERT, HIDDEN), (EXPERT, HIDDEN), (HIDDEN, EXPERT)], 2)
     )
+    stacks = MlpWeights(gate, up, down)
+    weights, experts = route(normal(LONGEST, num_experts, seed=5), top_k, True)
+    _assert_row_exact(lambda rows: (mixture(x[rows], weights[rows], experts[rows], stacks), swiglu(x[rows], stacks, 0)))
+    router = dense_matrix(normal(num_experts, HIDDEN, seed=6, dtype=dtype))
+    moe = SparseMoe(
+        normal(HIDDEN, seed=7), 1e-6, top_k, True, MoeWeights(router, stacks, stacks, normal(HIDDEN, seed=8))
+    )
+    _assert_row_exact(lambda rows: (exact_linear(x[rows], router), add_moe(x[rows].clone(), moe)))
 
 
 def test_rotation() -> None:
     rope = Rope.of(RopeConfig(5e6, 64), torch.device("cpu"))
     positions = torch.randint(0, 262144, (LONGEST,), generator=torch.Generator().manual_seed(1))
     x = normal(LONGEST, QUERY_HEADS, HEAD_DIM, seed=2)
-    _assert_row_exact(lambda rows: (rope.at(positions[rows]).apply(x[rows]),))
+    _assert_row_exact(lambda rows: (rotate(x[rows], rope.at(positions[rows])),))
 
 
 @pytest.mark.parametrize("function", [sigmoid, silu, softplus, torch.exp, torch.rsqrt, torch.sin, torch.cos])
@@ -133,13 +150,12 @@ def _moved(span: Span, start: int) -> Span:
     return Span(start, span.num_rows, span.position, span.slot, span.block_ids)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_convolution_in_chunks(dtype: torch.dtype) -> None:
-    x, weight = normal(LONGEST, CHANNELS, seed=1, dtype=dtype), normal(CHANNELS, 4, seed=2, dtype=dtype)
-    before = normal(3, CHANNELS, seed=3, dtype=dtype)
+def test_convolution_in_chunks() -> None:
+    x, weight = normal(LONGEST, CHANNELS, seed=1), normal(CHANNELS, 4, seed=2)
+    before = normal(3, CHANNELS, seed=3)
 
     def run(lengths: Sequence[int], slot: int) -> tuple[Tensor, Tensor]:
-        state = torch.zeros(3, 3, CHANNELS, dtype=dtype)
+        state = torch.zeros(3, 3, CHANNELS)
         state[slot] = before
         outs = [causal_conv(x[s.start : s.end], weight, state, [_moved(s, 0)]) for s in _cut(lengths, slot)]
         return torch.cat(outs), state[slot]

@@ -1,33 +1,41 @@
 """Engines over a real model without files or sockets: the core, the runner, and a loop that drives them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from engine.core import CoreLimits, EngineCore
 from engine.kernels.table import reference_kernels
-from engine.layers.targets import Targets
-from engine.model.config import ModelConfig
+from engine.model.config import parse_model_config
 from engine.model.qwen3_next import Qwen3Next
 from engine.runner.runner import Runner
 from engine.runner.storage import Storage
 from engine.scheduler.sequence import Sequence
 from engine.types import FinishReason, GenerationRequest, TokenLogprobs
+from engine.weights.conversion import Conversion
+from engine.weights.hub import HubWeights
+from engine.weights.safetensors import StoredTensor
+from tests.support.checkpoints import shapes
 
 CPU = torch.device("cpu")
 BLOCK_SIZE = 8
 
 
-def random_weights(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> Qwen3Next:
-    """A model of any dimensions with random weights, without a checkpoint."""
-    targets = Targets(dtype, CPU)
-    model = Qwen3Next.declare(config, targets, reference_kernels())
+def random_weights(fields: Mapping[str, Any], dtype: torch.dtype, seed: int = 0) -> Qwen3Next:
+    """A model of any dimensions, given as in a config.json, with random weights, without a checkpoint."""
     generator = torch.Generator().manual_seed(seed)
-    for name, tensor in targets.tensors.items():
-        scale = 0.3 if tensor.dim() == 1 or "conv1d" in name else tensor.shape[-1] ** -0.5
-        tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale + (1.0 if "attn.norm" in name else 0.0))
-    return model
+    tensors = []
+    for name, shape in shapes(fields).items():
+        scale = 0.3 if len(shape) == 1 or "conv1d" in name else shape[-1] ** -0.5
+        values = torch.randn(shape, generator=generator) * scale + (1.0 if "attn.norm" in name else 0.0)
+        stored = "F32" if dtype == torch.float32 else "BF16"
+        tensors.append(StoredTensor(name, stored, shape, values.to(dtype)))
+    config = parse_model_config(fields, {})
+    source = HubWeights(config, tensors, Path("random weights"), Conversion(dtype, CPU))
+    return Qwen3Next.load(config, source, reference_kernels())
 
 
 @dataclass
@@ -61,7 +69,8 @@ def run(
         max_inter_token_gap_seconds=3600.0,
     )
     core = EngineCore(limits)
-    storage = Storage.allocate(config, num_blocks, BLOCK_SIZE, num_slots, model.embedding.dtype, CPU)
+    kv_dtype = model.embedding.dense().dtype
+    storage = Storage.allocate(config, num_blocks, BLOCK_SIZE, num_slots, kv_dtype, CPU)
     runner = Runner(model, storage, BLOCK_SIZE, config.vocab_size)
     pending = sorted(arrivals, key=lambda arrival: arrival[0])
     answers: dict[str, Answer] = {}

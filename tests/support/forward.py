@@ -27,8 +27,9 @@ class Forward:
     ) -> None:
         config = read_model_config(folder)
         self.model, _ = load_model(EngineConfig(folder), config, dtype, CPU, lambda done, total: None)
+        kv_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
         self._blocks_per_seq = -(-max_len // BLOCK_SIZE)
-        self.storage = Storage.allocate(config, num_slots * self._blocks_per_seq, BLOCK_SIZE, num_slots, dtype, CPU)
+        self.storage = Storage.allocate(config, num_slots * self._blocks_per_seq, BLOCK_SIZE, num_slots, kv_dtype, CPU)
 
     def step(self, work: Sequence[tuple[int, int, Sequence[int]]]) -> list[Tensor]:
         """One forward pass over (slot, start, token ids) of several sequences; logits of every row, by sequence."""

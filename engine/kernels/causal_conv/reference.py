@@ -13,15 +13,14 @@ def causal_conv(x: Tensor, weight: Tensor, state: Tensor, spans: Sequence[Span])
     """silu of the depthwise causal convolution along each span; keeps the last inputs in `state`.
 
     m_t = silu( Σ_j weight[:, j] ⊙ x_{t-K+1+j} ), where inputs before the span come from its slot.
-    Shapes: x [T, C], weight [C, K], state [slots, K-1, C] (updated in place); returns fp32 [T, C].
+    Shapes, all fp32: x [T, C], weight [C, K], state [slots, K-1, C] (updated in place); returns [T, C].
     """
     kernel = weight.shape[1]
-    columns = weight.float().t().contiguous()
-    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    columns = weight.t().contiguous()
+    out = torch.empty_like(x)
     for span in spans:
         window = torch.cat([state[span.slot], x[span.start : span.end]])
         state[span.slot] = window[-(kernel - 1) :]
-        window = window.float()
         total = window[: span.num_rows] * columns[0]
         for j in range(1, kernel):
             total = total + window[j : j + span.num_rows] * columns[j]

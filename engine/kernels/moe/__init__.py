@@ -1,1 +1,1 @@
-"""The mixture of experts: routing, and the routed experts' sum."""
+"""The feed-forward half of a layer: routing, the routed experts' sum, SwiGLU."""

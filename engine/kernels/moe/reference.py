@@ -1,10 +1,34 @@
-"""The routed experts in plain torch: each expert computes its rows in tiles, experts add in ascending order."""
+"""The feed-forward half in plain torch: each expert computes its rows in tiles, experts add in ascending order."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from engine.kernels.exact import silu, tiles
+from engine.kernels.exact import sigmoid, silu
+from engine.kernels.linear.reference import exact_linear, linear
+from engine.kernels.norm.reference import rms_norm
+from engine.layers.moe import Mlp, SparseMoe
+from engine.weights.source import MlpWeights
+
+
+def add_moe(x: Tensor, moe: SparseMoe) -> Tensor:
+    """x + routed experts of norm(x) + sigmoid(shared gate · norm(x)) · shared expert of norm(x); may be written into x.
+
+    Shapes: x fp32 [T, hidden]; returns the same.
+    """
+    weights = moe.weights
+    inputs = rms_norm(x, moe.norm, moe.eps)
+    shares, experts = route(exact_linear(inputs, weights.router), moe.top_k, moe.normalise)
+    routed = mixture(inputs, shares, experts, weights.experts)
+    gate = sigmoid((inputs * weights.shared_gate).sum(-1, keepdim=True))
+    return x.add_(routed + gate * swiglu(inputs, weights.shared))
+
+
+def add_mlp(x: Tensor, mlp: Mlp) -> Tensor:
+    """x + SwiGLU of norm(x); may be written into x.
+
+    Shapes: x fp32 [T, hidden]; returns the same.
+    """
+    return x.add_(swiglu(rms_norm(x, mlp.norm, mlp.eps), mlp.weights))
 
 
 def route(logits: Tensor, top_k: int, normalise: bool) -> tuple[Tensor, Tensor]:
@@ -18,11 +42,10 @@ def route(logits: Tensor, top_k: int, normalise: bool) -> tuple[Tensor, Tensor]:
     return weights, experts
 
 
-def moe(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """Σ over the chosen experts e of weight_e · down_e( silu(gate_e x) ⊙ up_e x ).
+def mixture(x: Tensor, weights: Tensor, experts: Tensor, stacks: MlpWeights) -> Tensor:
+    """Σ over the chosen experts e of weight_e · down_e( silu(gate_e x) ⊙ (up_e x) ).
 
-    Shapes: x [T, H], weights fp32 [T, k], experts int64 [T, k], gate_up [E, 2I, H] (gate rows first), down [E, H, I];
-    returns fp32 [T, H].
+    Shapes: x fp32 [T, H], weights fp32 [T, k], experts int64 [T, k]; returns fp32 [T, H].
     """
     top_k = experts.shape[1]
     experts, order = experts.sort(dim=-1)
@@ -35,7 +58,7 @@ def moe(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tens
     for expert, count in enumerate(flat.bincount().tolist()):
         if count:
             rows = slice(start, start + count)
-            outputs[pairs[rows]] = swiglu(inputs[rows], gate_up[expert], down[expert])
+            outputs[pairs[rows]] = swiglu(inputs[rows], stacks, expert)
             start += count
     parts = outputs.view(*experts.shape, x.shape[1]) * weights.unsqueeze(-1)
     total = parts[:, 0]
@@ -44,14 +67,10 @@ def moe(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tens
     return total
 
 
-def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """down( silu(gate x) ⊙ up x ).
+def swiglu(x: Tensor, weights: MlpWeights, index: int = 0) -> Tensor:
+    """down( silu(gate x) ⊙ (up x) ), of one expert of a stack.
 
-    Shapes: x [T, H], gate_up [2I, H] (gate rows first), down [H, I]; returns fp32 [T, H].
+    Shapes: x fp32 [T, H]; returns fp32 [T, H].
     """
-    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    for rows, tile in tiles(x):
-        gate, up = F.linear(tile, gate_up).float().chunk(2, dim=-1)
-        hidden = (silu(gate) * up).to(x.dtype)
-        out[rows] = F.linear(hidden, down).float()[: rows.stop - rows.start]
-    return out
+    hidden = silu(linear(x, weights.gate, index)) * linear(x, weights.up, index)
+    return linear(hidden, weights.down, index)

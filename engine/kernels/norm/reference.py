@@ -1,4 +1,4 @@
-"""The model's two norms in plain torch: fp32 inside, one cast at the end."""
+"""The model's two norms in plain torch, fp32."""
 
 import torch
 from torch import Tensor
@@ -6,21 +6,20 @@ from torch import Tensor
 from engine.kernels.exact import silu
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Zero-centred RMS norm: x · rsqrt(mean(x²) + eps) · (1 + weight), over the last dimension.
+def rms_norm(x: Tensor, factor: Tensor, eps: float) -> Tensor:
+    """x · rsqrt(mean(x²) + eps) · factor, over the last dimension; a zero-centred weight w is a factor 1 + w.
 
-    Shapes: x [..., D], weight [D]; returns x's shape and dtype.
+    Shapes: x fp32 [..., D], factor fp32 [D]; returns a new tensor of x's shape.
     """
-    x32 = x.float()
-    return (x32 * _inverse_rms(x32, eps) * (1.0 + weight.float())).to(x.dtype)
+    return x * _inverse_rms(x, eps) * factor
 
 
-def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Plain RMS norm, then gated: weight · x · rsqrt(mean(x²) + eps) · silu(gate), over the last dimension.
+def gated_rms_norm(x: Tensor, gate: Tensor, factor: Tensor, eps: float) -> Tensor:
+    """factor · x · rsqrt(mean(x²) + eps) · silu(gate), over the last dimension.
 
-    Shapes: x fp32 [..., D], gate [..., D], weight [D]; returns x's shape in gate's dtype.
+    Shapes: x and gate fp32 [..., D], factor fp32 [D]; returns x's shape.
     """
-    return (weight.float() * (x * _inverse_rms(x, eps)) * silu(gate.float())).to(gate.dtype)
+    return factor * (x * _inverse_rms(x, eps)) * silu(gate)
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:

@@ -11,9 +11,12 @@ import torch
 from engine.errors import LoadError
 from engine.kernels.table import reference_kernels
 from engine.layers.rope import Rope
-from engine.layers.targets import Targets
 from engine.model.config import ModelConfig, RopeConfig, YarnConfig, parse_model_config, read_model_config
 from engine.model.qwen3_next import Qwen3Next
+from engine.quant.matrix import total_bytes
+from engine.weights.conversion import Conversion
+from engine.weights.hub import HubWeights
+from engine.weights.safetensors import StoredTensor
 from tests.support.checkpoints import CONFIG, shapes
 
 REAL: dict[str, Any] = json.loads((Path(__file__).parent / "data/qwen3_coder_next_config.json").read_text())
@@ -36,16 +39,25 @@ def test_the_real_model() -> None:
     assert (config.dtype, config.conv_dim, config.dense_layers) == ("bfloat16", 8192, frozenset())
     assert (config.num_experts, config.num_experts_per_tok, config.norm_topk_prob) == (512, 10, True)
     assert config.kv_bytes_per_token(2) == 24_576
-    assert config.state_bytes(2) == 72 * 2**20 + 884_736 * 2 == 77_266_944
+    assert config.state_bytes == 72 * 2**20 + 884_736 * 4 == 79_036_416
 
 
 def test_the_real_models_parameters() -> None:
-    """Declared without memory: 74,391 tensors, and as many parameters as were published."""
-    targets = Targets(torch.bfloat16, torch.device("meta"))
-    Qwen3Next.declare(parse_model_config(REAL, {}), targets, reference_kernels())
-    assert len(targets.tensors) == 74_391
-    assert sum(t.numel() for t in targets.tensors.values()) == 79_674_391_296
-    assert {name: tuple(t.shape) for name, t in targets.tensors.items()} == shapes(REAL)
+    """Loaded without memory: it takes 74,391 tensors, all of them, and as many parameters as were published."""
+    meta = torch.device("meta")
+    tensors = [
+        StoredTensor(name, "BF16", shape, torch.empty(shape, dtype=torch.bfloat16, device=meta))
+        for name, shape in shapes(REAL).items()
+    ]
+    assert len(tensors) == 74_391
+    assert sum(t.data.numel() for t in tensors) == 79_674_391_296
+    config = parse_model_config(REAL, {})
+    source = HubWeights(config, tensors, Path("the real model"), Conversion(torch.bfloat16, meta))
+    model = Qwen3Next.load(config, source, reference_kernels())
+    matrices = sum(len(matrix.parts) * matrix.rows * matrix.columns for matrix in model.matrices)
+    small = sum(t.data.numel() for t in tensors if t.data.dim() != 2 or "shared_expert_gate" in t.name)
+    assert matrices + small == 79_674_391_296
+    assert total_bytes(model.matrices) == 2 * matrices
 
 
 def test_flat_and_nested_fields_mean_the_same() -> None:
@@ -98,14 +110,39 @@ def test_dense_layers() -> None:
     assert _parse({"decoder_sparse_step": 2}).dense_layers == {0, 2}
 
 
+@pytest.mark.parametrize("method", ["fp8", "gptq", "awq", "compressed-tensors"])
+def test_quantised_weights_that_are_served(method: str) -> None:
+    assert _parse({"quantization_config": {"quant_method": method}}) == _parse()
+
+
+def test_gptq_comes_with_two_kinds_of_zero_points() -> None:
+    def offset(**fields: object) -> int:
+        return _parse({"quantization_config": {"quant_method": "gptq", "bits": 4} | fields}).gptq_zero_offset
+
+    assert (offset(), offset(checkpoint_format="gptq"), offset(checkpoint_format="gptq_v2")) == (1, 1, 0)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another architecture": (
         {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
         r"this is LlamaForCausalLM \(model_type 'llama'\); deltaloop serves Qwen3NextForCausalLM",
     ),
     "quantised": (
-        {"quantization_config": {"quant_method": "fp8"}},
-        r"the weights are quantised \(fp8\); deltaloop serves",
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+        r"the weights are quantised \(bitsandbytes\); deltaloop serves",
+    ),
+    "quantised by nobody": ({"quantization_config": {"bits": 4}}, r"the weights are quantised \(unknown\); deltaloop"),
+    "quantised to eight bits": (
+        {"quantization_config": {"quant_method": "gptq", "bits": 8}},
+        r"the weights are quantised \(gptq\) to 8 bits; deltaloop serves 4 bits",
+    ),
+    "another awq": (
+        {"quantization_config": {"quant_method": "awq", "bits": 4, "version": "GEMV"}},
+        r"the weights are quantised \(awq\) in version gemv; deltaloop serves version gemm",
+    ),
+    "another gptq": (
+        {"quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}},
+        r"checkpoint_format is 'marlin'; deltaloop serves gptq, gptq_v2",
     ),
     "quantised somehow": ({"quantization_config": "int4"}, r"quantization_config should be an object"),
     "attention bias": ({"attention_bias": True}, r"attention_bias is True"),

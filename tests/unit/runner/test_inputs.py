@@ -61,7 +61,7 @@ def test_storage_takes_what_the_configuration_says(dtype: torch.dtype) -> None:
     kv = sum(m.keys.nbytes + m.values.nbytes for m in storage.layers if isinstance(m, PagedKV))
     state = sum(m.delta.nbytes + m.conv.nbytes for m in storage.layers if isinstance(m, RecurrentState))
     assert kv == num_blocks * block_size * config.kv_bytes_per_token(dtype.itemsize)
-    assert state == num_slots * config.state_bytes(dtype.itemsize)
+    assert state == num_slots * config.state_bytes
 
 
 def test_a_slot_is_reset_alone() -> None:

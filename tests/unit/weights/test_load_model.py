@@ -1,5 +1,6 @@
-"""From a model folder to filled weights: every layout a checkpoint comes in, and every way it can be broken."""
+"""From a model folder to weights: every layout a checkpoint comes in, and every way it can be broken."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,12 @@ from torch import Tensor
 
 from engine.config import EngineConfig
 from engine.errors import LoadError
+from engine.kernels.table import Kernels
 from engine.loading import load_model
-from engine.model.config import read_model_config
+from engine.model.config import ModelConfig, read_model_config
 from engine.model.qwen3_next import Qwen3Next
+from engine.quant.formats import BF16, F16, F32
+from engine.quant.matrix import Matrix
 from tests.support.checkpoints import CONFIG, fused, random_tensors, write
 
 CPU = torch.device("cpu")
@@ -27,19 +31,20 @@ def _load(
 
 
 def _weights(model: Qwen3Next) -> dict[str, Tensor]:
-    """Every tensor of a model by a path through its fields."""
+    """Every tensor of a model by a path through its fields, each matrix of a stack by itself."""
     out: dict[str, Tensor] = {}
 
     def walk(value: object, path: str) -> None:
         if isinstance(value, Tensor):
             out[path] = value
+        elif isinstance(value, Matrix):
+            out.update({f"{path}.{i}": value.dense(i) for i in range(len(value.parts))})
         elif isinstance(value, tuple):
             for i, item in enumerate(value):
                 walk(item, f"{path}.{i}")
-        elif type(value).__module__.startswith("engine.layers") or type(value).__module__.endswith("qwen3_next"):
-            for name in type(value).__dataclass_fields__:  # type: ignore[attr-defined]
-                if name != "config":
-                    walk(getattr(value, name), f"{path}.{name}")
+        elif dataclasses.is_dataclass(value) and not isinstance(value, ModelConfig | Kernels):
+            for field in dataclasses.fields(value):
+                walk(getattr(value, field.name), f"{path}.{field.name}")
 
     walk(model, "model")
     return out
@@ -59,14 +64,30 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Qwen3Next:
 
 
 def test_tensors_go_where_their_names_say(plain: Qwen3Next) -> None:
-    expert = "model.layers.2.mlp.experts.1."
+    expert, net = "model.layers.2.mlp.experts.1.", "model.layers.0.linear_attn."
     weights = _weights(plain)
-    gate_up = torch.cat([TENSORS[expert + "gate_proj.weight"], TENSORS[expert + "up_proj.weight"]])
-    assert torch.equal(weights["model.layers.2.feed_forward.gate_up"][1], gate_up)
-    assert torch.equal(weights["model.layers.2.feed_forward.down"][1], TENSORS[expert + "down_proj.weight"])
-    assert torch.equal(weights["model.layers.1.mixer.q_proj"], TENSORS["model.layers.1.self_attn.q_proj.weight"])
-    assert torch.equal(weights["model.layers.0.mixer.a_log"], TENSORS["model.layers.0.linear_attn.A_log"])
-    assert torch.equal(weights["model.lm_head"], TENSORS["lm_head.weight"])
+    for kind in ("gate", "up", "down"):
+        ours = weights[f"model.layers.2.feed_forward.weights.experts.{kind}.1"]
+        assert torch.equal(ours, TENSORS[f"{expert}{kind}_proj.weight"])
+    attention = weights["model.layers.1.mixer.weights.query.0"]
+    assert torch.equal(attention, TENSORS["model.layers.1.self_attn.q_proj.weight"])
+    assert torch.equal(weights["model.layers.0.mixer.weights.projections.0.0"], TENSORS[net + "in_proj_qkvz.weight"])
+    assert torch.equal(weights["model.layers.0.mixer.weights.conv"], TENSORS[net + "conv1d.weight"][:, 0])
+    assert torch.equal(weights["model.lm_head.0"], TENSORS["lm_head.weight"])
+
+
+def test_norms_are_factors_and_decays_are_rates(plain: Qwen3Next) -> None:
+    net, weights = "model.layers.0.linear_attn.", _weights(plain)
+    assert torch.equal(weights["model.layers.0.mixer.weights.decay_rate"], -torch.exp(TENSORS[net + "A_log"]))
+    assert torch.equal(weights["model.layers.0.mixer.weights.norm"], TENSORS[net + "norm.weight"])
+    for path, name in {
+        "model.norm": "model.norm.weight",
+        "model.layers.3.input_norm": "model.layers.3.input_layernorm.weight",
+        "model.layers.3.feed_forward.norm": "model.layers.3.post_attention_layernorm.weight",
+        "model.layers.3.mixer.weights.q_norm": "model.layers.3.self_attn.q_norm.weight",
+        "model.layers.3.mixer.weights.k_norm": "model.layers.3.self_attn.k_norm.weight",
+    }.items():
+        assert torch.equal(weights[path], 1 + TENSORS[name])
 
 
 @pytest.mark.parametrize("num_shards", [1, 3])
@@ -92,14 +113,39 @@ def test_tied_embeddings_with_and_without_lm_head(tmp_path: Path) -> None:
     for i, tensors in enumerate((TENSORS, without)):
         model = _load(write(tmp_path / str(i), tensors, config))
         assert model.lm_head is model.embedding
-        assert torch.equal(model.embedding, TENSORS["model.embed_tokens.weight"])
+        assert torch.equal(model.embedding.dense(), TENSORS["model.embed_tokens.weight"])
 
 
 def test_weights_are_cast_and_what_must_be_exact_stays_fp32(tmp_path: Path) -> None:
     weights = _weights(_load(write(tmp_path, TENSORS, CONFIG), torch.bfloat16))
-    wide = {name.rsplit(".", 1)[1] for name, t in weights.items() if t.dtype == torch.float32}
-    assert wide == {"router", "a_log", "dt_bias", "inverse_frequencies"}
-    assert torch.equal(weights["model.embedding"], TENSORS["model.embed_tokens.weight"].bfloat16())
+    wide = {name.removesuffix(".0").rsplit(".", 1)[1] for name, t in weights.items() if t.dtype == torch.float32}
+    norms = {"input_norm", "norm", "q_norm", "k_norm"}
+    assert wide == norms | {"router", "decay_rate", "dt_bias", "conv", "shared_gate", "inverse_frequencies"}
+    assert torch.equal(weights["model.embedding.0"], TENSORS["model.embed_tokens.weight"].bfloat16())
+
+
+SIXTEEN_BITS = {"BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@pytest.mark.parametrize("name", SIXTEEN_BITS)
+def test_sixteen_bits_stay_what_they_are_unless_fp32_is_asked_for(name: str, tmp_path: Path) -> None:
+    tensors = {name_: tensor.to(SIXTEEN_BITS[name]) for name_, tensor in TENSORS.items()}
+    folder = write(tmp_path, tensors, CONFIG)
+    for dtype in SIXTEEN_BITS.values():
+        model = _load(folder, dtype)
+        assert {matrix.format.name for matrix in model.matrices} == {name}
+    wide = _load(folder, torch.float32)
+    routers = [layer.feed_forward.matrices[0] for layer in wide.layers]
+    assert {router.format for router in routers} == {BF16 if name == "BF16" else F16}  # multiplied in fp32 anyway
+    assert {matrix.format for matrix in wide.matrices if matrix not in routers} == {F32}
+    assert torch.equal(wide.lm_head.dense(), tensors["lm_head.weight"].float())
+
+
+def test_a_router_in_fp32_becomes_bf16_where_that_is_exact(tmp_path: Path) -> None:
+    exact = "model.layers.1.mlp.gate.weight"
+    model = _load(write(tmp_path, TENSORS | {exact: TENSORS[exact].bfloat16().float()}, CONFIG), torch.bfloat16)
+    assert [layer.feed_forward.matrices[0].format for layer in model.layers] == [F32, BF16, F32, F32]
+    assert torch.equal(model.layers[1].feed_forward.matrices[0].dense(), TENSORS[exact].bfloat16())
 
 
 def test_progress_counts_bytes_up_to_the_files(tmp_path: Path) -> None:
@@ -111,10 +157,39 @@ def test_progress_counts_bytes_up_to_the_files(tmp_path: Path) -> None:
     assert {t for _, t in calls} == {sum(f.stat().st_size for f in tmp_path.glob("*.safetensors"))}
 
 
-def test_bytes_of_weights_are_those_of_the_tensors(tmp_path: Path) -> None:
+def test_bytes_of_weights_are_those_of_the_matrices(tmp_path: Path) -> None:
     folder = write(tmp_path, TENSORS, CONFIG)
     _, num_bytes = load_model(EngineConfig(folder), read_model_config(folder), torch.float32, CPU, lambda *_: None)
-    assert num_bytes == sum(t.nbytes for t in TENSORS.values())
+    assert num_bytes == sum(
+        t.nbytes for name, t in TENSORS.items() if t.dim() == 2 and "shared_expert_gate" not in name
+    )
+
+
+def test_matrices_are_the_files_bytes_and_not_copies(tmp_path: Path) -> None:
+    """Whoever changes the file sees it in the weights. (Do not do this at home.)"""
+    folder = write(tmp_path, TENSORS, CONFIG)
+    model = _load(folder)
+    file = folder / "model.safetensors"
+    length = file.stat().st_size
+    with file.open("r+b") as opened:
+        header = 8 + int.from_bytes(opened.read(8), "little")
+        opened.seek(header)
+        opened.write(bytes(length - header))
+    assert not any(matrix.dense(i).any() for matrix in model.matrices for i in range(len(matrix.parts)))
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    tensors = {name: tensor for name, tensor in TENSORS.items() if name != "lm_head.weight"}
+    tensors |= {"model.norm.weight": torch.zeros(17), "model.extra": torch.zeros(1)}
+    message = r"norm\.weight has shape \[17\].*; it lacks lm_head\.weight: .*; it has tensors .*: model\.extra$"
+    with pytest.raises(LoadError, match=message):
+        _load(write(tmp_path, tensors, CONFIG))
+
+
+def test_integers_are_no_weights(tmp_path: Path) -> None:
+    tensors = TENSORS | {"lm_head.weight": TENSORS["lm_head.weight"].to(torch.int8)}
+    with pytest.raises(LoadError, match=r"lm_head\.weight is of type I8, not BF16 or F16 or F32$"):
+        _load(write(tmp_path, tensors, CONFIG))
 
 
 def _without_one(folder: Path) -> None:

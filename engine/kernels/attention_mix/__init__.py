@@ -1,0 +1,1 @@
+"""An attention layer between its projections."""

@@ -1,0 +1,483 @@
+// From file bytes to a panel: sixteen rows of a weight matrix in the form the products take.
+//
+// INT8 form: weight = scale * q - min, with q in 0 … 255, scale and min for each row and group of 16 or 32 columns.
+// q lies as [columns / 4][16 rows][4], the operand order of the 8-bit dot products; scale and min as [groups][16 rows].
+// Rows lie `stride` bytes apart. `next` is where the following panel starts: its bytes are prefetched on the way, or
+// one core alone could not keep the memory busy.
+#pragma once
+#include "api.h"
+#include "lanes.h"
+
+namespace dl {
+
+struct Int8Panel {
+    uint8_t* q;
+    float* scale;
+    float* min;
+};
+
+// The codebooks of the IQ types, given once at start; see dl_set_codebook.
+struct Codebooks {
+    const uint8_t *iq2_xxs, *iq2_xs, *iq2_s, *iq3_xxs, *iq3_s;
+};
+extern Codebooks codebooks;
+
+static inline void prefetch(const uint8_t* p, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
+// Columns that share a scale.
+static inline int group_of(int format) {
+    switch (format) {
+        case DL_Q2_K: case DL_Q3_K: case DL_Q6_K: case DL_IQ2_XS: case DL_IQ2_S: case DL_NVFP4: return 16;
+        default: return 32;
+    }
+}
+
+namespace blocks {
+
+constexpr uint32_t LOW = 0x0f0f0f0f;
+
+static inline void put(uint8_t* q, int index, u32v words) { store_words(q + 64 * index, words); }
+
+// Sixteen bytes of nibbles: the low ones are values 0–15, the high ones 16–31 (eight words of q).
+template <class Map>
+static inline void nibbles32(const uint8_t* p, int64_t stride, uint8_t* q, Map map) {
+    u32v w[4];
+    transpose4(p, stride, w);
+    for (int j = 0; j < 4; j++) {
+        put(q, j, map(w[j] & set1_word(LOW), j));
+        put(q, 4 + j, map((w[j] >> 4) & set1_word(LOW), 4 + j));
+    }
+}
+static inline u32v as_is(u32v w, int) { return w; }
+
+struct Q4_0 {
+    static constexpr int columns = 32, bytes = 18, groups = 1;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        const f16v d = half_to_float(gather_words(p, stride));
+        nibbles32(p + 2, stride, q, as_is);
+        store(scale, d), store(min, d * set1(8.0f));
+    }
+};
+
+struct Q4_1 {
+    static constexpr int columns = 32, bytes = 20, groups = 1;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        const u32v header = gather_words(p, stride);
+        nibbles32(p + 4, stride, q, as_is);
+        store(scale, half_to_float(header)), store(min, zero() - half_to_float(header >> 16));
+    }
+};
+
+// Bit i of the low nibble of each word to bit 4 of byte i.
+static inline u32v fifth_bits(u32v w) {
+    const u32v bits = (w & set1_word(1)) | ((w << 7) & set1_word(0x100)) | ((w << 14) & set1_word(0x10000)) |
+                      ((w << 21) & set1_word(0x1000000));
+    return bits << 4;
+}
+
+struct Q5_0 {
+    static constexpr int columns = 32, bytes = 22, groups = 1;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        const f16v d = half_to_float(gather_words(p, stride));
+        const u32v high = gather_words(p + 2, stride);
+        nibbles32(p + 6, stride, q, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
+        store(scale, d), store(min, d * set1(16.0f));
+    }
+};
+
+struct Q5_1 {
+    static constexpr int columns = 32, bytes = 24, groups = 1;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        const u32v header = gather_words(p, stride), high = gather_words(p + 4, stride);
+        nibbles32(p + 8, stride, q, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
+        store(scale, half_to_float(header)), store(min, zero() - half_to_float(header >> 16));
+    }
+};
+
+struct Q8_0 {
+    static constexpr int columns = 32, bytes = 34, groups = 1;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        u32v w[8];
+        transpose8(p + 2, stride, w);
+        for (int j = 0; j < 8; j++) put(q, j, w[j] ^ set1_word(0x80808080));
+        const f16v d = half_to_float(gather_words(p, stride));
+        store(scale, d), store(min, d * set1(128.0f));
+    }
+};
+
+struct Q2_K {
+    static constexpr int columns = 256, bytes = 84, groups = 16;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        u32v s[4], w[8];
+        transpose4(p, stride, s);
+        for (int half = 0; half < 2; half++) {
+            transpose8(p + 16 + 32 * half, stride, w);
+            for (int g = 0; g < 4; g++)
+                for (int j = 0; j < 8; j++) put(q, 32 * half + 8 * g + j, (w[j] >> (2 * g)) & set1_word(0x03030303));
+        }
+        const u32v header = gather_words(p + 80, stride);
+        const f16v d = half_to_float(header), dmin = half_to_float(header >> 16);
+        for (int i = 0; i < 16; i++) {
+            const u32v b = byte_of(s[i / 4], i % 4);
+            store(scale + 16 * i, d * to_float(b & set1_word(15)));
+            store(min + 16 * i, dmin * to_float(b >> 4));
+        }
+    }
+};
+
+struct Q3_K {
+    static constexpr int columns = 256, bytes = 110, groups = 16;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        u32v high[8], w[8], s[4];
+        transpose8(p, stride, high);
+        for (int half = 0; half < 2; half++) {
+            transpose8(p + 32 + 32 * half, stride, w);
+            for (int g = 0; g < 4; g++)
+                for (int j = 0; j < 8; j++) {
+                    const u32v third = ((high[j] >> (4 * half + g)) & set1_word(0x01010101)) << 2;
+                    put(q, 32 * half + 8 * g + j, ((w[j] >> (2 * g)) & set1_word(0x03030303)) | third);
+                }
+        }
+        for (int i = 0; i < 3; i++) s[i] = gather_words(p + 96 + 4 * i, stride);
+        const f16v d = half_to_float(gather_words(p + 106, stride) >> 16);
+        for (int i = 0; i < 16; i++) {
+            u32v low = byte_of(s[i % 8 / 4], i % 4);
+            low = i < 8 ? low & set1_word(15) : low >> 4;
+            const u32v top = (byte_of(s[2], i % 4) >> (2 * (i / 4))) & set1_word(3);
+            const f16v unit = d * (to_float(low | (top << 4)) - set1(32.0f));
+            store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(4.0f));
+        }
+    }
+};
+
+// The six-bit scales and mins of Q4_K and Q5_K, from the four words that open a block.
+static inline void k_scales(const uint8_t* p, int64_t stride, float* scale, float* min) {
+    u32v w[4];
+    transpose4(p, stride, w);
+    const f16v d = half_to_float(w[0]), dmin = half_to_float(w[0] >> 16);
+    // four at a time, as the bytes of a word
+    const u32v six = set1_word(0x3f3f3f3f), two = set1_word(0x30303030), low = set1_word(LOW);
+    const u32v scales[2] = {w[1] & six, (w[3] & low) | ((w[1] >> 2) & two)};
+    const u32v mins[2] = {w[2] & six, ((w[3] >> 4) & low) | ((w[2] >> 2) & two)};
+    for (int i = 0; i < 8; i++) {
+        store(scale + 16 * i, d * to_float(byte_of(scales[i / 4], i % 4)));
+        store(min + 16 * i, dmin * to_float(byte_of(mins[i / 4], i % 4)));
+    }
+}
+
+struct Q4_K {
+    static constexpr int columns = 256, bytes = 144, groups = 8;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        k_scales(p, stride, scale, min);
+        for (int i = 0; i < 4; i++) {
+            u32v w[8];
+            transpose8(p + 16 + 32 * i, stride, w);
+            for (int j = 0; j < 8; j++) {
+                put(q, 16 * i + j, w[j] & set1_word(LOW));
+                put(q, 16 * i + 8 + j, (w[j] >> 4) & set1_word(LOW));
+            }
+        }
+    }
+};
+
+struct Q5_K {
+    static constexpr int columns = 256, bytes = 176, groups = 8;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        k_scales(p, stride, scale, min);
+        u32v high[8];
+        transpose8(p + 16, stride, high);
+        const u32v bit = set1_word(0x01010101);
+        for (int i = 0; i < 4; i++) {
+            u32v w[8];
+            transpose8(p + 48 + 32 * i, stride, w);
+            for (int j = 0; j < 8; j++) {
+                put(q, 16 * i + j, (w[j] & set1_word(LOW)) | (((high[j] >> (2 * i)) & bit) << 4));
+                put(q, 16 * i + 8 + j, ((w[j] >> 4) & set1_word(LOW)) | (((high[j] >> (2 * i + 1)) & bit) << 4));
+            }
+        }
+    }
+};
+
+struct Q6_K {
+    static constexpr int columns = 256, bytes = 210, groups = 16;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        const u32v low = set1_word(LOW), top = set1_word(0x30303030);
+        for (int half = 0; half < 2; half++) {
+            u32v a[8], b[8], h[8];
+            transpose8(p + 64 * half, stride, a);
+            transpose8(p + 64 * half + 32, stride, b);
+            transpose8(p + 128 + 32 * half, stride, h);
+            for (int j = 0; j < 8; j++) {
+                put(q, 32 * half + j, (a[j] & low) | ((h[j] << 4) & top));
+                put(q, 32 * half + 8 + j, (b[j] & low) | ((h[j] << 2) & top));
+                put(q, 32 * half + 16 + j, ((a[j] >> 4) & low) | (h[j] & top));
+                put(q, 32 * half + 24 + j, ((b[j] >> 4) & low) | ((h[j] >> 2) & top));
+            }
+        }
+        u32v s[4];
+        transpose4(p + 192, stride, s);
+        const f16v d = half_to_float(gather_words(p + 206, stride) >> 16);
+        for (int i = 0; i < 16; i++) {
+            const f16v unit = d * to_float(sign_extend_byte(s[i / 4] >> (8 * (i % 4))));
+            store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(32.0f));
+        }
+    }
+};
+
+// The sixteen levels of IQ4_NL, 128 added.
+alignas(16) static const uint8_t IQ4_LEVELS[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+
+struct IQ4_NL {
+    static constexpr int columns = 32, bytes = 18, groups = 1;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        const f16v d = half_to_float(gather_words(p, stride));
+        nibbles32(p + 2, stride, q, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
+        store(scale, d), store(min, d * set1(128.0f));
+    }
+};
+
+struct IQ4_XS {
+    static constexpr int columns = 256, bytes = 136, groups = 8;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        const u32v header = gather_words(p, stride), low = gather_words(p + 4, stride), high = header >> 16;
+        const f16v d = half_to_float(header);
+        for (int i = 0; i < 8; i++) {
+            nibbles32(p + 8 + 16 * i, stride, q + 64 * 8 * i, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
+            const u32v six = ((low >> (4 * i)) & set1_word(15)) | (((high >> (2 * i)) & set1_word(3)) << 4);
+            const f16v unit = d * (to_float(six) - set1(32.0f));
+            store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(128.0f));
+        }
+    }
+};
+
+// Twice the sixteen values of FP4 (E2M1), 12 added.
+alignas(16) static const uint8_t FP4_LEVELS[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
+struct MXFP4 {
+    static constexpr int columns = 32, bytes = 17, groups = 1;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        nibbles32(p + 1, stride, q, [](u32v w, int) { return lookup(w, FP4_LEVELS); });
+        float unit[16];
+        for (int row = 0; row < 16; row++) unit[row] = std::ldexp(1.0f, int(p[row * stride]) - 128);
+        store(scale, load(unit)), store(min, load(unit) * set1(12.0f));
+    }
+};
+
+// The sub-blocks' unsigned E4M3 scales first, then 8 bytes for each 16 values: low nibbles, then high ones.
+struct NVFP4 {
+    static constexpr int columns = 64, bytes = 36, groups = 4;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        const u32v scales = gather_words(p, stride);
+        for (int i = 0; i < 4; i++) {
+            const f16v unit = half_to_float((byte_of(scales, i) & set1_word(0x7f)) << 7) * set1(128.0f);
+            store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(12.0f));
+        }
+        u32v w[8];
+        transpose8(p + 4, stride, w);
+        for (int i = 0; i < 4; i++)
+            for (int j = 0; j < 2; j++) {
+                put(q, 4 * i + j, lookup(w[2 * i + j] & set1_word(LOW), FP4_LEVELS));
+                put(q, 4 * i + 2 + j, lookup((w[2 * i + j] >> 4) & set1_word(LOW), FP4_LEVELS));
+            }
+    }
+};
+
+// The IQ2 and IQ3 types index codebooks of magnitudes, so each row is decoded by itself. Values are kept with 64 added.
+template <class Decode>  // decode(block, values[256], scales[groups])
+static inline void by_row(const uint8_t* p, int64_t stride, int groups, uint8_t* q, float* scale, float* min, Decode decode) {
+    for (int row = 0; row < 16; row++) {
+        uint8_t values[256];
+        float scales[16];
+        decode(p + row * stride, values, scales);
+        for (int i = 0; i < 64; i++) memcpy(q + 64 * i + 4 * row, values + 4 * i, 4);
+        for (int i = 0; i < groups; i++) scale[16 * i + row] = scales[i], min[16 * i + row] = 64.0f * scales[i];
+    }
+}
+static inline float half_at(const uint8_t* p) {
+    u32v word = set1_word(uint32_t(p[0]) | uint32_t(p[1]) << 8);
+    float lanes[16];
+    store(lanes, half_to_float(word));
+    return lanes[0];
+}
+static inline uint32_t word_at(const uint8_t* p) {
+    uint32_t word;
+    memcpy(&word, p, 4);
+    return word;
+}
+// `n` magnitudes with the signs of the bits of `signs`
+static inline void signed_values(uint8_t* out, const uint8_t* magnitudes, uint32_t signs, int n) {
+    for (int i = 0; i < n; i++) out[i] = signs >> i & 1 ? 64 - magnitudes[i] : 64 + magnitudes[i];
+}
+// Seven sign bits; the eighth makes their number even.
+static inline uint32_t even_signs(uint32_t seven) { return seven | uint32_t(__builtin_parity(seven)) << 7; }
+
+struct IQ2_XXS {
+    static constexpr int columns = 256, bytes = 66, groups = 8;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        by_row(p, stride, groups, q, scale, min, [](const uint8_t* block, uint8_t* values, float* scales) {
+            const float d = half_at(block);
+            for (int i = 0; i < 8; i++) {
+                const uint8_t* index = block + 2 + 8 * i;
+                const uint32_t signs = word_at(index + 4);
+                scales[i] = d * (0.5f + float(signs >> 28)) * 0.25f;
+                for (int j = 0; j < 4; j++)
+                    signed_values(values + 32 * i + 8 * j, codebooks.iq2_xxs + 8 * index[j], even_signs(signs >> (7 * j) & 127), 8);
+            }
+        });
+    }
+};
+
+struct IQ2_XS {
+    static constexpr int columns = 256, bytes = 74, groups = 16;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        by_row(p, stride, groups, q, scale, min, [](const uint8_t* block, uint8_t* values, float* scales) {
+            const float d = half_at(block);
+            for (int i = 0; i < 32; i++) {
+                const uint32_t code = uint32_t(block[2 + 2 * i]) | uint32_t(block[3 + 2 * i]) << 8;
+                signed_values(values + 8 * i, codebooks.iq2_xs + 8 * (code & 511), even_signs(code >> 9), 8);
+            }
+            for (int i = 0; i < 16; i++)
+                scales[i] = d * (0.5f + float(block[66 + i / 2] >> (4 * (i % 2)) & 15)) * 0.25f;
+        });
+    }
+};
+
+struct IQ2_S {
+    static constexpr int columns = 256, bytes = 82, groups = 16;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        by_row(p, stride, groups, q, scale, min, [](const uint8_t* block, uint8_t* values, float* scales) {
+            const float d = half_at(block);
+            for (int i = 0; i < 32; i++) {
+                const int code = block[2 + i] | (block[66 + i / 4] >> (2 * (i % 4)) & 3) << 8;
+                signed_values(values + 8 * i, codebooks.iq2_s + 8 * code, block[34 + i], 8);
+            }
+            for (int i = 0; i < 16; i++)
+                scales[i] = d * (0.5f + float(block[74 + i / 2] >> (4 * (i % 2)) & 15)) * 0.25f;
+        });
+    }
+};
+
+struct IQ3_XXS {
+    static constexpr int columns = 256, bytes = 98, groups = 8;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        by_row(p, stride, groups, q, scale, min, [](const uint8_t* block, uint8_t* values, float* scales) {
+            const float d = half_at(block);
+            for (int i = 0; i < 8; i++) {
+                const uint32_t signs = word_at(block + 66 + 4 * i);
+                scales[i] = d * (0.5f + float(signs >> 28)) * 0.5f;
+                for (int j = 0; j < 8; j++)
+                    signed_values(values + 32 * i + 4 * j, codebooks.iq3_xxs + 4 * block[2 + 8 * i + j],
+                                  even_signs(signs >> (7 * (j / 2)) & 127) >> (4 * (j % 2)), 4);
+            }
+        });
+    }
+};
+
+struct IQ3_S {
+    static constexpr int columns = 256, bytes = 110, groups = 8;
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        by_row(p, stride, groups, q, scale, min, [](const uint8_t* block, uint8_t* values, float* scales) {
+            const float d = half_at(block);
+            for (int i = 0; i < 64; i++) {
+                const int code = block[2 + i] | (block[66 + i / 8] >> (i % 8) & 1) << 8;
+                signed_values(values + 4 * i, codebooks.iq3_s + 4 * code, block[74 + i / 2] >> (4 * (i % 2)), 4);
+            }
+            for (int i = 0; i < 8; i++) scales[i] = d * float(1 + 2 * (block[106 + i / 2] >> (4 * (i % 2)) & 15));
+        });
+    }
+};
+
+}  // namespace blocks
+
+// INT4: runs of `group` columns with an fp32 scale, a zero point and nibbles as in Q4_0.
+static inline void expand_int4(const uint8_t* p, int64_t stride, int64_t begin, int64_t end, int group, Int8Panel out,
+                               const uint8_t* next) {
+    const int64_t bytes = group / 2 + 5;
+    p += begin / group * bytes, next += 16 * (begin / group) * bytes;
+    for (int64_t block = begin / group; block < end / group; block++, p += bytes, next += 16 * bytes) {
+        prefetch(next, 16 * bytes);
+        const f16v scale = as_float(gather_words(p, stride));
+        const f16v min = scale * to_float(gather_words(p + 4, stride) & set1_word(0xff));
+        for (int i = 0; i < group / 32; i++) {
+            blocks::nibbles32(p + 5 + 16 * i, stride, out.q, blocks::as_is);
+            store(out.scale, scale), store(out.min, min);
+            out.q += 512, out.scale += 16, out.min += 16;
+        }
+    }
+}
+
+template <class Block>
+static inline void expand_blocks(const uint8_t* p, int64_t stride, int64_t begin, int64_t end, Int8Panel out, const uint8_t* next) {
+    p += begin / Block::columns * Block::bytes, next += 16 * (begin / Block::columns) * Block::bytes;
+    for (int64_t block = begin / Block::columns; block < end / Block::columns; block++) {
+        prefetch(next, 16 * Block::bytes);
+        Block::expand(p, stride, out.q, out.scale, out.min);
+        p += Block::bytes, next += 16 * Block::bytes;
+        out.q += 16 * Block::columns, out.scale += 16 * Block::groups, out.min += 16 * Block::groups;
+    }
+}
+
+// Columns begin … end - 1 of sixteen rows of a quantised matrix; false when the format is not known here.
+static inline bool expand_int8(const dl_matrix& m, int64_t begin, int64_t end, const uint8_t* p, int64_t stride, Int8Panel out,
+                               const uint8_t* next) {
+    using namespace blocks;
+    switch (m.format) {
+        case DL_INT4:
+            return expand_int4(p, stride, begin, end, m.group, out, next), true;
+#define DL_CASE(type) case DL_##type: return expand_blocks<type>(p, stride, begin, end, out, next), true
+        DL_CASE(Q4_0); DL_CASE(Q4_1); DL_CASE(Q5_0); DL_CASE(Q5_1); DL_CASE(Q8_0);
+        DL_CASE(Q2_K); DL_CASE(Q3_K); DL_CASE(Q4_K); DL_CASE(Q5_K); DL_CASE(Q6_K);
+        DL_CASE(IQ2_XXS); DL_CASE(IQ2_XS); DL_CASE(IQ2_S); DL_CASE(IQ3_XXS); DL_CASE(IQ3_S);
+        DL_CASE(IQ4_NL); DL_CASE(IQ4_XS); DL_CASE(MXFP4); DL_CASE(NVFP4);
+#undef DL_CASE
+        default: return false;
+    }
+}
+
+// bf16 form: pairs of neighbouring columns, [columns / 2][16 rows][2], from rows of bf16. `columns` is even.
+static inline void expand_bf16(const uint8_t* p, int64_t stride, int64_t columns, uint32_t* out, const uint8_t* next) {
+    int64_t pair = 0;
+    for (; pair + 4 <= columns / 2; pair += 4) {
+        prefetch(next + 64 * pair, 256);
+        u32v w[4];
+        transpose4(p + 4 * pair, stride, w);
+        for (int j = 0; j < 4; j++) store_words(out + 16 * (pair + j), w[j]);
+    }
+    for (; pair < columns / 2; pair++)
+        for (int row = 0; row < 16; row++) memcpy(out + 16 * pair + row, p + row * stride + 4 * pair, 4);
+}
+
+// FP8 E4M3: its bits moved into a half are 2^-8 of the value.
+static inline f16v e4m3_to_float(u32v w) {
+    const u32v half = ((w & set1_word(0x80)) << 8) | ((w & set1_word(0x7f)) << 7);
+    return half_to_float(half) * set1(256.0f);
+}
+static inline u32v round_to_bf16(f16v a) {  // in the low 16 bits
+    const u32v bits = as_words(a);
+    return add_words(bits, add_words(set1_word(0x7fff), (bits >> 16) & set1_word(1))) >> 16;
+}
+// Scale of each row of a panel for the block of columns `block`.
+static inline f16v fp8_scales(const dl_matrix& m, int part, int64_t row0, int64_t block) {
+    const int64_t across = (m.columns + m.group - 1) / m.group;
+    float lanes[16];
+    for (int row = 0; row < 16; row++) {
+        const int64_t r = row0 + row < m.rows ? row0 + row : m.rows - 1;
+        lanes[row] = m.scales[part][r / m.scale_rows * across + block];
+    }
+    return load(lanes);
+}
+template <class Put>  // put(first column, four f16v)
+static inline void expand_fp8(const dl_matrix& m, int part, int64_t row0, const uint8_t* p, int64_t stride, Put put) {
+    f16v scale = zero();
+    for (int64_t column = 0; column < m.columns; column += 4) {
+        if (column % m.group == 0) scale = fp8_scales(m, part, row0, column / m.group);
+        const u32v w = gather_words(p + column, stride);
+        f16v v[4];
+        for (int j = 0; j < 4; j++) v[j] = e4m3_to_float(byte_of(w, j)) * scale;
+        put(column, v);
+    }
+}
+
+}  // namespace dl

@@ -1,0 +1,491 @@
+// Products of one panel (sixteen rows of a weight matrix, expanded) with tokens, in tiles of sixteen tokens.
+//
+// Lanes are the panel's rows. What a token gets never depends on the other tokens of its tile: sums run over columns
+// in one fixed order, the 8-bit products are exact within a group, and fp32 adds run over groups in order. In the INT8
+// and F32 forms all instruction sets agree bit for bit; the bf16 form has the order its instructions give it.
+#pragma once
+#include "expand.h"
+
+namespace dl {
+
+constexpr int TILE = 16;  // tokens
+
+static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Inputs of sixteen tokens, as each form wants them. Rows are padded, or all sixteen would share a few cache sets.
+struct TileShape {
+    int64_t columns;
+
+    // INT8: q [16][pitch], then scale [K/32][16], then -scale * Σ q over 32 [K/32][16], then over 16 [K/16][16]
+    int64_t int8_pitch() const { return round_up(columns, 64) + 64; }
+    int64_t int8_bytes() const { return TILE * int8_pitch() + columns / 32 * 64 * 2 + columns / 16 * 64; }
+    int8_t* int8_row(uint8_t* tile, int token) const { return (int8_t*)tile + token * int8_pitch(); }
+    float* scale(uint8_t* tile) const { return (float*)(tile + TILE * int8_pitch()); }
+    float* sum32(uint8_t* tile) const { return scale(tile) + columns / 2; }
+    float* sum16(uint8_t* tile) const { return scale(tile) + columns; }
+
+    // bf16: [16][pitch] pairs' halves; zero past the columns
+    int64_t bf16_columns() const { return round_up(columns, 32); }
+    int64_t bf16_pitch() const { return bf16_columns() + 32; }
+    int64_t bf16_bytes() const { return 2 * TILE * bf16_pitch(); }
+
+    // F32: [16][pitch]; zero past the columns
+    int64_t f32_columns() const { return round_up(columns, 4); }
+    int64_t f32_pitch() const { return round_up(columns, 16) + 16; }
+    int64_t f32_bytes() const { return 4 * TILE * f32_pitch(); }
+
+    int64_t bytes(int form) const {
+        return round_up(form == DL_FORM_INT8 ? int8_bytes() : form == DL_FORM_BF16 ? bf16_bytes() : f32_bytes(), 64);
+    }
+};
+
+// Put one token's inputs into its place in a tile.
+static inline void fill_int8(const TileShape& shape, const float* x, uint8_t* tile, int token) {
+    int8_t* q = shape.int8_row(tile, token);
+    float *scale = shape.scale(tile) + token, *sum32 = shape.sum32(tile) + token, *sum16 = shape.sum16(tile) + token;
+    for (int64_t group = 0; group < shape.columns / 32; group++, q += 32) {
+        const f16v a = load(x + 32 * group), b = load(x + 32 * group + 16);
+        const float most = largest(max(abs(a), abs(b)));
+        // A group without a finite largest number makes its token's outputs NaN, as floating point would.
+        const bool finite = sum(abs(a) + abs(b)) < INFINITY;
+        const float unit = finite ? most / 127.0f : NAN;
+        const f16v inverse = set1(finite && most > 1e-30f ? 127.0f / most : 0.0f);
+        const f16v low = finite ? round_even(a * inverse) : zero(), high = finite ? round_even(b * inverse) : zero();
+        store_bytes(q, low), store_bytes(q + 16, high);
+        const float low_sum = sum(low), high_sum = sum(high);  // of whole numbers: exact
+        scale[16 * group] = unit;
+        sum32[16 * group] = -unit * (low_sum + high_sum);
+        sum16[32 * group] = -unit * low_sum;
+        sum16[32 * group + 16] = -unit * high_sum;
+    }
+}
+static inline void fill_bf16(const TileShape& shape, const float* x, uint8_t* tile, int token) {
+    uint16_t* out = (uint16_t*)tile + token * shape.bf16_pitch();
+    int64_t i = 0;
+    for (; i + 16 <= shape.columns; i += 16) store_bf16(out + i, load(x + i));
+    for (; i < shape.columns; i++) out[i] = f32_to_bf16(x[i]);
+    for (int64_t i = shape.columns; i < shape.bf16_columns(); i++) out[i] = 0;
+}
+static inline void fill_f32(const TileShape& shape, const float* x, uint8_t* tile, int token) {
+    float* out = (float*)tile + token * shape.f32_pitch();
+    memcpy(out, x, 4 * shape.columns);
+    for (int64_t i = shape.columns; i < shape.f32_columns(); i++) out[i] = 0.0f;
+}
+static inline void fill(int form, const TileShape& shape, const float* x, uint8_t* tile, int token) {
+    if (form == DL_FORM_INT8) fill_int8(shape, x, tile, token);
+    else if (form == DL_FORM_BF16) fill_bf16(shape, x, tile, token);
+    else fill_f32(shape, x, tile, token);
+}
+// Copy a token's inputs from one tile to another.
+static inline void move(int form, const TileShape& shape, uint8_t* from, int token, uint8_t* to, int place) {
+    if (form == DL_FORM_BF16) {
+        const int64_t row = 2 * shape.bf16_pitch();
+        memcpy(to + place * row, from + token * row, row);
+    } else if (form == DL_FORM_F32) {
+        const int64_t row = 4 * shape.f32_pitch();
+        memcpy(to + place * row, from + token * row, row);
+    } else {
+        memcpy(shape.int8_row(to, place), shape.int8_row(from, token), shape.columns);
+        const float* source = shape.scale(from) + token;
+        float* target = shape.scale(to) + place;
+        for (int64_t i = 0; i < shape.columns / 8; i++) target[16 * i] = source[16 * i];  // scales and both sums
+    }
+}
+
+// ---- INT8
+
+#if defined(__AVX512VNNI__)
+static inline u32v dot4(u32v sum, u32v weights, const int8_t* inputs) {
+    int four;
+    memcpy(&four, inputs, 4);
+    return {_mm512_dpbusd_epi32(sum.v, weights.v, _mm512_set1_epi32(four))};
+}
+#elif defined(__AVX2__)
+static inline __m256i dot4_8(__m256i sum, __m256i w, __m256i even, __m256i odd) {
+    const __m256i low = _mm256_set1_epi32(0x00ff00ff);
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_and_si256(w, low), even));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_and_si256(_mm256_srli_epi32(w, 8), low), odd));
+}
+static inline u32v dot4(u32v sum, u32v w, const int8_t* inputs) {
+    const __m256i even = _mm256_set1_epi32(int((uint32_t(inputs[0]) & 0xffff) | uint32_t(inputs[2]) << 16));
+    const __m256i odd = _mm256_set1_epi32(int((uint32_t(inputs[1]) & 0xffff) | uint32_t(inputs[3]) << 16));
+    return {dot4_8(sum.a, w.a, even, odd), dot4_8(sum.b, w.b, even, odd)};
+}
+#elif defined(__AVX512F__)
+#error "AVX-512 without VNNI is built as AVX2"
+#else
+static inline u32v dot4(u32v sum, u32v w, const int8_t* inputs) {
+    for (int b = 0; b < 4; b++) sum.v += (w.v >> (8 * b) & 0xff) * uint32_t(int(inputs[b]));
+    return sum;
+}
+#endif
+
+static inline f16v add_group(f16v total, u32v dot, f16v scale, f16v min, float unit, float sum) {
+    total = fma(to_float(dot), scale * set1(unit), total);
+    return fma(min, set1(sum), total);
+}
+
+// Columns that one step of a product covers: `begin` and `end` in the matrix, the panel starting at `begin`.
+struct Columns {
+    int64_t begin, end;
+    int64_t count() const { return end - begin; }
+};
+
+template <int TOKENS, int GROUP>
+static inline void int8_tokens(const TileShape& shape, const Int8Panel& panel, Columns columns, uint8_t* tile, int first, float* sum) {
+    f16v total[TOKENS];
+    const int8_t* x[TOKENS];
+    for (int t = 0; t < TOKENS; t++) total[t] = load(sum + 16 * (first + t)), x[t] = shape.int8_row(tile, first + t) + columns.begin;
+    const float* units = shape.scale(tile) + columns.begin / 2 + first;
+    const float* sums = (GROUP == 32 ? shape.sum32(tile) + columns.begin / 2 : shape.sum16(tile) + columns.begin) + first;
+    for (int64_t group = 0; group < columns.count() / GROUP; group++) {
+        u32v dot[TOKENS];
+        for (int t = 0; t < TOKENS; t++) dot[t] = set1_word(0);
+#pragma GCC unroll 8
+        for (int i = 0; i < GROUP / 4; i++) {
+            const u32v w = load_words(panel.q + 64 * (group * (GROUP / 4) + i));
+#pragma GCC unroll 8
+            for (int t = 0; t < TOKENS; t++) dot[t] = dot4(dot[t], w, x[t] + GROUP * group + 4 * i);
+        }
+        const f16v scale = load(panel.scale + 16 * group), min = load(panel.min + 16 * group);
+#pragma GCC unroll 8
+        for (int t = 0; t < TOKENS; t++)
+            total[t] = add_group(total[t], dot[t], scale, min, units[16 * (group * GROUP / 32) + t], sums[16 * group + t]);
+    }
+    for (int t = 0; t < TOKENS; t++) store(sum + 16 * (first + t), total[t]);
+}
+
+template <int GROUP>
+static inline void int8_products(const TileShape& shape, const Int8Panel& panel, Columns columns, uint8_t* tile, int tokens, float* sum) {
+    int first = 0;
+#if defined(__AVX512F__)
+    for (; tokens - first >= 8; first += 8) int8_tokens<8, GROUP>(shape, panel, columns, tile, first, sum);
+    for (; tokens - first >= 4; first += 4) int8_tokens<4, GROUP>(shape, panel, columns, tile, first, sum);
+#endif
+    for (; tokens - first >= 2; first += 2) int8_tokens<2, GROUP>(shape, panel, columns, tile, first, sum);
+    if (tokens > first) int8_tokens<1, GROUP>(shape, panel, columns, tile, first, sum);
+}
+
+// ---- bf16: one sum over even columns and one over odd ones, but for AMX, whose tiles add pairs themselves
+
+#if defined(__AMX_BF16__)
+// The tile instructions do not say that they read memory: what was written before must be there.
+#define COMPILER_BARRIER __asm__ volatile("" ::: "memory")
+
+// Tile registers: 0–3 sums, 6 inputs, 7 weights. (Tiles of 8-bit integers gain nothing here: they must be emptied after
+// every group of 32 columns, whose sums then meet their scales in the vector registers all the same.)
+struct alignas(64) TileConfig {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+constexpr int BF16_SUMS = 1;
+static inline void bf16_products(const TileShape& shape, const uint32_t* panel, Columns columns, uint8_t* tiles, int64_t tile_bytes,
+                                 int num_tiles, int, float* sum) {
+    const int64_t pitch = 2 * shape.bf16_pitch(), steps = columns.count() / 32;
+    tiles += 2 * columns.begin;
+    for (int tile = 0; tile < num_tiles; tile += 4, tiles += 4 * tile_bytes, sum += 4 * 256) {
+        const int n = num_tiles - tile;
+        COMPILER_BARRIER;
+        _tile_loadd(0, sum, 64);
+        if (n > 1) _tile_loadd(1, sum + 256, 64);
+        if (n > 2) _tile_loadd(2, sum + 512, 64);
+        if (n > 3) _tile_loadd(3, sum + 768, 64);
+        for (int64_t step = 0; step < steps; step++) {
+            _tile_loadd(7, panel + 256 * step, 64);
+            const uint8_t* x = tiles + 64 * step;
+#define DL_PRODUCT(c)                              \
+    if (n > c) {                                   \
+        _tile_loadd(6, x + c * tile_bytes, pitch); \
+        _tile_dpbf16ps(c, 6, 7);                   \
+    }
+            DL_PRODUCT(0) DL_PRODUCT(1) DL_PRODUCT(2) DL_PRODUCT(3)
+#undef DL_PRODUCT
+        }
+        _tile_stored(0, sum, 64);
+        if (n > 1) _tile_stored(1, sum + 256, 64);
+        if (n > 2) _tile_stored(2, sum + 512, 64);
+        if (n > 3) _tile_stored(3, sum + 768, 64);
+    }
+}
+#else
+constexpr int BF16_SUMS = 2;
+struct PairSum {
+    f16v a, b;
+#if defined(__AVX512BF16__)
+    void add(u32v even_pair, u32v odd_pair, const uint32_t* x) {
+        a.v = _mm512_dpbf16_ps(a.v, (__m512bh)even_pair.v, (__m512bh)_mm512_set1_epi32(int(x[0])));
+        b.v = _mm512_dpbf16_ps(b.v, (__m512bh)odd_pair.v, (__m512bh)_mm512_set1_epi32(int(x[1])));
+    }
+#else
+    void add_pair(u32v w, uint32_t x) {
+        a = fma(as_float(w << 16), set1(bf16_to_f32(uint16_t(x))), a);
+        b = fma(as_float(w & set1_word(0xffff0000)), set1(bf16_to_f32(uint16_t(x >> 16))), b);
+    }
+    void add(u32v even_pair, u32v odd_pair, const uint32_t* x) { add_pair(even_pair, x[0]), add_pair(odd_pair, x[1]); }
+#endif
+};
+template <int TOKENS>
+static inline void bf16_tokens(const TileShape& shape, const uint32_t* panel, Columns columns, const uint8_t* tile, int first, float* sum) {
+    PairSum total[TOKENS];
+    for (int t = 0; t < TOKENS; t++) total[t] = {load(sum + 16 * (first + t)), load(sum + 256 + 16 * (first + t))};
+    const int64_t pitch = shape.bf16_pitch() / 2;
+    const uint32_t* x = (const uint32_t*)tile + first * pitch + columns.begin / 2;
+    for (int64_t pair = 0; pair < columns.count() / 2; pair += 2) {
+        const u32v even = load_words(panel + 16 * pair), odd = load_words(panel + 16 * pair + 16);
+#pragma GCC unroll 8
+        for (int t = 0; t < TOKENS; t++) total[t].add(even, odd, x + t * pitch + pair);
+    }
+    for (int t = 0; t < TOKENS; t++) store(sum + 16 * (first + t), total[t].a), store(sum + 256 + 16 * (first + t), total[t].b);
+}
+static inline void bf16_products(const TileShape& shape, const uint32_t* panel, Columns columns, uint8_t* tiles, int64_t tile_bytes,
+                                 int num_tiles, int tokens, float* sum) {
+    for (int tile = 0; tile < num_tiles; tile++, tiles += tile_bytes, sum += 512) {
+        const int here = tokens - 16 * tile < 16 ? tokens - 16 * tile : 16;
+        int first = 0;
+        for (; here - first >= 8; first += 8) bf16_tokens<8>(shape, panel, columns, tiles, first, sum);
+        for (; here - first >= 4; first += 4) bf16_tokens<4>(shape, panel, columns, tiles, first, sum);
+        for (; here > first; first++) bf16_tokens<1>(shape, panel, columns, tiles, first, sum);
+    }
+}
+#endif
+
+// ---- F32: four sums, of every fourth column
+
+constexpr int F32_SUMS = 4;
+template <int TOKENS>
+static inline void f32_tokens(const TileShape& shape, const float* panel, Columns columns, const uint8_t* tile, int first, float* sum) {
+    f16v total[TOKENS][4];
+    for (int t = 0; t < TOKENS; t++)
+        for (int i = 0; i < 4; i++) total[t][i] = load(sum + 256 * i + 16 * (first + t));
+    const float* x = (const float*)tile + first * shape.f32_pitch() + columns.begin;
+    for (int64_t column = 0; column < columns.count(); column += 4)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            const f16v w = load(panel + 16 * (column + i));
+#pragma GCC unroll 4
+            for (int t = 0; t < TOKENS; t++) total[t][i] = fma(w, set1(x[t * shape.f32_pitch() + column + i]), total[t][i]);
+        }
+    for (int t = 0; t < TOKENS; t++)
+        for (int i = 0; i < 4; i++) store(sum + 256 * i + 16 * (first + t), total[t][i]);
+}
+static inline void f32_products(const TileShape& shape, const float* panel, Columns columns, const uint8_t* tile, int tokens, float* sum) {
+    int first = 0;
+    for (; tokens - first >= 4; first += 4) f32_tokens<4>(shape, panel, columns, tile, first, sum);
+    for (; tokens > first; first++) f32_tokens<1>(shape, panel, columns, tile, first, sum);
+}
+
+// ---- A panel of any matrix
+
+constexpr int AT_ONCE = 64;  // tokens whose sums are kept at a time
+constexpr int FEW = 4;
+constexpr int64_t STRETCH = 512;  // columns
+
+class Panel {
+public:
+    // Scratch memory for one panel: its values in any form, and its file bytes in case its rows are fewer than 16.
+    static int64_t bytes(const dl_matrix& m) { return round_up(96 * round_up(m.columns, 32) + 16 * m.row_bytes, 64); }
+    // Scratch memory for the sums of AT_ONCE tokens; the products are left at its start.
+    static constexpr int64_t SUM_BYTES = AT_ONCE * 16 * 4 * 4;
+
+    Panel(const dl_matrix& matrix, uint8_t* scratch) : m(matrix), shape{matrix.columns}, words((uint32_t*)scratch) {
+        int8 = {scratch, (float*)(scratch + 16 * m.columns), nullptr};
+        int8.min = int8.scale + m.columns;  // a scale serves 16 columns or more
+        spare = scratch + 96 * round_up(m.columns, 32);
+    }
+
+    const uint8_t* start_of(int part, int64_t row0) const { return m.parts[part] + row0 * m.row_bytes; }
+
+    // Products of rows row0 … row0 + 15 of a part with tokens in consecutive tiles, handed out as they come:
+    // take(first token, number, float [number][16]). Rows past the end count as zero bytes. `next` is what will be
+    // read after this panel. False when the format is not known.
+    template <class Take>
+    bool multiply(int part, int64_t row0, const uint8_t* next, uint8_t* tiles, int64_t tokens, float* sum, Take take) {
+        const uint8_t* p = start_of(part, row0);
+        if (row0 + 16 > m.rows) {
+            const int64_t have = (m.rows - row0) * m.row_bytes;
+            memcpy(spare, p, have);
+            memset(spare + have, 0, 16 * m.row_bytes - have);
+            p = spare;
+        }
+        // Products go stretch by stretch, so that what they need stays in the first-level cache. With few tokens
+        // expanding goes along; with more the whole panel is expanded once.
+        const bool few = tokens <= FEW;
+        const int64_t all = padded_columns(), step = few ? stretch() : STRETCH;
+        if (!few && !expand({0, all}, part, row0, p, next)) return false;
+        for (int64_t first = 0; first < tokens; first += AT_ONCE, tiles += AT_ONCE / TILE * shape.bytes(m.form)) {
+            const int64_t here = tokens - first < AT_ONCE ? tokens - first : AT_ONCE;
+            memset(sum, 0, (here + 15) / 16 * 1024 * sums());
+            for (int64_t column = 0; column < all; column += step) {
+                const Columns columns{column, column + step < all ? column + step : all};
+                if (few && !expand(columns, part, row0, p, next)) return false;
+                add_products(columns, few ? 0 : column, tiles, int(here), sum);
+            }
+            add_sums(int(here), sum);
+            take(first, here, sum);
+        }
+        return true;
+    }
+
+    // Expand one row's columns into fp32, for embeddings: value i is at 16 * i of the scratch memory.
+    bool expand_all() { return expand({0, padded_columns()}, 0, 0, m.parts[0], m.parts[0]); }
+
+private:
+    int64_t padded_columns() const {
+        return m.form == DL_FORM_INT8 ? m.columns : m.form == DL_FORM_BF16 ? shape.bf16_columns() : shape.f32_columns();
+    }
+    int64_t stretch() const {
+        if (m.format == DL_FP8_E4M3 || (m.format == DL_INT4 && 256 % m.group)) return padded_columns();
+        return 256;
+    }
+    int sums() const { return m.form == DL_FORM_INT8 ? 1 : m.form == DL_FORM_BF16 ? BF16_SUMS : F32_SUMS; }
+
+    // The panel's values for these columns start at its column `at`.
+    void add_products(Columns columns, int64_t at, uint8_t* tiles, int tokens, float* sum) const {
+        const int64_t tile_bytes = shape.bytes(m.form);
+        const int num_tiles = (tokens + 15) / 16, group = group_of(m.format);
+        if (m.form == DL_FORM_BF16) return bf16_products(shape, words + 8 * at, columns, tiles, tile_bytes, num_tiles, tokens, sum);
+        const Int8Panel panel{int8.q + 16 * at, int8.scale + 16 * (at / group), int8.min + 16 * (at / group)};
+        for (int tile = 0; tile < num_tiles; tile++, tiles += tile_bytes, sum += 256 * sums()) {
+            const int here = tokens - 16 * tile < 16 ? tokens - 16 * tile : 16;
+            if (m.form == DL_FORM_F32) f32_products(shape, (const float*)words + 16 * at, columns, tiles, here, sum);
+            else if (group == 16) int8_products<16>(shape, panel, columns, tiles, here, sum);
+            else int8_products<32>(shape, panel, columns, tiles, here, sum);
+        }
+    }
+
+    // Add a token's partial sums, and bring the tokens together.
+    void add_sums(int tokens, float* sum) const {
+        const int n = sums();
+        if (n == 1) return;
+        for (int t = 0; t < tokens; t++) {
+            const float* from = sum + t / 16 * 256 * n + t % 16 * 16;
+            f16v total = load(from) + load(from + 256);
+            if (n == 4) total = total + (load(from + 512) + load(from + 768));
+            store(sum + 16 * t, total);
+        }
+    }
+
+    // Expand columns of the rows at p; the panel in the scratch memory starts with the first of them.
+    bool expand(Columns columns, int part, int64_t row0, const uint8_t* p, const uint8_t* next) {
+        if (m.form == DL_FORM_INT8) return expand_int8(m, columns.begin, columns.end, p, m.row_bytes, int8, next);
+        if (m.form == DL_FORM_BF16) return expand_to_bf16(columns, part, row0, p, next);
+        return expand_to_f32(columns, part, row0, p, next);
+    }
+
+    bool expand_to_bf16(Columns columns, int part, int64_t row0, const uint8_t* p, const uint8_t* next) {
+        const int64_t end = columns.end < m.columns ? columns.end : m.columns, count = end - columns.begin;
+        if (m.format == DL_BF16) {
+            p += 2 * columns.begin;
+            expand_bf16(p, m.row_bytes, count / 2 * 2, words, next + 32 * columns.begin);
+            if (count % 2)
+                for (int row = 0; row < 16; row++) {
+                    uint16_t last;
+                    memcpy(&last, p + row * m.row_bytes + 2 * (count - 1), 2);
+                    words[16 * (count / 2) + row] = last;
+                }
+        } else if (m.format == DL_FP8_E4M3 && m.columns % 4 == 0) {
+            prefetch(next, 16 * m.row_bytes);
+            expand_fp8(m, part, row0, p, m.row_bytes, [&](int64_t column, const f16v* v) {
+                for (int j = 0; j < 2; j++)
+                    store_words(words + 16 * (column / 2 + j), round_to_bf16(v[2 * j]) | (round_to_bf16(v[2 * j + 1]) << 16));
+            });
+        } else {
+            return false;
+        }
+        for (int64_t pair = (count + 1) / 2; pair < columns.count() / 2; pair++) store_words(words + 16 * pair, set1_word(0));
+        return true;
+    }
+
+    bool expand_to_f32(Columns columns, int part, int64_t row0, const uint8_t* p, const uint8_t* next) {
+        float* out = (float*)words;
+        const int64_t end = columns.end < m.columns ? columns.end : m.columns, count = end - columns.begin;
+        auto value_of = [&](int64_t column, int size) {  // of each row, in the low bits
+            uint32_t lanes[16] = {};
+            for (int row = 0; row < 16; row++) memcpy(lanes + row, p + row * m.row_bytes + column * size, size);
+            return load_words(lanes);
+        };
+        int64_t i = 0;
+        switch (m.format) {
+            case DL_F32:
+                p += 4 * columns.begin;
+                for (; i + 4 <= count; i += 4) {
+                    prefetch(next + 64 * (columns.begin + i), 256);
+                    u32v w[4];
+                    transpose4(p + 4 * i, m.row_bytes, w);
+                    for (int j = 0; j < 4; j++) store_words(words + 16 * (i + j), w[j]);
+                }
+                for (; i < count; i++) store_words(words + 16 * i, value_of(i, 4));
+                break;
+            case DL_BF16:
+            case DL_F16: {
+                const bool half = m.format == DL_F16;
+                p += 2 * columns.begin;
+                for (; i + 8 <= count; i += 8) {
+                    prefetch(next + 32 * (columns.begin + i), 256);
+                    u32v w[4];
+                    transpose4(p + 2 * i, m.row_bytes, w);
+                    for (int j = 0; j < 4; j++) {
+                        store(out + 16 * (i + 2 * j), half ? half_to_float(w[j]) : as_float(w[j] << 16));
+                        store(out + 16 * (i + 2 * j + 1), half ? half_to_float(w[j] >> 16) : as_float(w[j] & set1_word(0xffff0000)));
+                    }
+                }
+                for (; i < count; i++) {
+                    const u32v w = value_of(i, 2);
+                    store(out + 16 * i, half ? half_to_float(w) : as_float(w << 16));
+                }
+                break;
+            }
+            case DL_FP8_E4M3:
+                if (m.columns % 4) return false;
+                prefetch(next, 16 * m.row_bytes);
+                expand_fp8(m, part, row0, p, m.row_bytes, [&](int64_t at, const f16v* v) {
+                    for (int j = 0; j < 4; j++) store(out + 16 * (at + j), v[j]);
+                });
+                break;
+            default:
+                if (!quantised_to_f32(columns, p, next, out)) return false;
+        }
+        for (i = count; i < columns.count(); i++) store(out + 16 * i, zero());
+        return true;
+    }
+
+    // The 8-bit form first, at the end of the scratch memory, then its values.
+    bool quantised_to_f32(Columns columns, const uint8_t* p, const uint8_t* next, float* out) {
+        Int8Panel at;
+        at.q = (uint8_t*)(out + 16 * round_up(m.columns, 32));
+        at.scale = (float*)(at.q + 16 * columns.count()), at.min = at.scale + columns.count();
+        if (!expand_int8(m, columns.begin, columns.end, p, m.row_bytes, at, next)) return false;
+        const int group = group_of(m.format);
+        for (int64_t i = 0; i < columns.count(); i++) {
+            const u32v q = byte_of(load_words(at.q + 16 * (i & ~3)), int(i & 3));
+            const f16v scale = load(at.scale + 16 * (i / group)), min = load(at.min + 16 * (i / group));
+            store(out + 16 * i, to_float(q) * scale - min);
+        }
+        return true;
+    }
+
+    const dl_matrix& m;
+    TileShape shape;
+    uint32_t* words;
+    Int8Panel int8;
+    uint8_t* spare;
+};
+
+// AMX wants its tiles described before use, by each thread; nothing to do elsewhere.
+struct TileRegisters {
+#if defined(__AMX_BF16__)
+    TileRegisters() {
+        const TileConfig config;
+        _tile_loadconfig(&config);
+    }
+    ~TileRegisters() { _tile_release(); }
+#endif
+    TileRegisters(const TileRegisters&) = delete;
+#if !defined(__AMX_BF16__)
+    TileRegisters() {}
+#endif
+};
+
+}  // namespace dl

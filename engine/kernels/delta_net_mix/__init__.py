@@ -1,0 +1,1 @@
+"""A DeltaNet layer between its projections."""

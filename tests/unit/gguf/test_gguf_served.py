@@ -1,0 +1,84 @@
+"""A GGUF file through the engine: the same answers as the folder it was made from."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Type
+
+from engine import load_engine
+from engine.kernels.table import reference_kernels
+from engine.model.config import parse_model_config
+from engine.model.qwen3_next import Qwen3Next
+from engine.types import GenerationRequest, SamplingParams
+from engine.weights.conversion import Conversion
+from engine.weights.gguf import open_gguf
+from engine.weights.hub import HubWeights
+from engine.weights.safetensors import SafetensorsCheckpoint
+from server.cli import engine_config
+from server.model import default_names, read_files, served_model
+from server.settings import Settings
+from tests.support import checkpoints, gguf_files
+from tests.support.checkpoints import CONFIG, random_tensors
+from tests.support.engines import run
+from tests.support.gguf_files import Layout, converted, in_one_type, metadata, vocabulary
+from tests.support.tiny_text_model import tokenizer_json
+
+BF16 = Conversion(torch.bfloat16, torch.device("cpu"))
+TENSORS = {name: tensor.bfloat16() for name, tensor in random_tensors(CONFIG).items()}
+REQUEST = GenerationRequest("r", (3, 1, 4, 1, 5, 9, 2, 6), SamplingParams(max_tokens=24, seed=1, ignore_eos=True))
+
+
+def _answers(model: Qwen3Next) -> Any:
+    return run(model, [(0, REQUEST)])["r"]
+
+
+@pytest.mark.parametrize("old_projections", [False, True])
+def test_the_folders_own_answers(tmp_path: Path, old_projections: bool) -> None:
+    gguf_files.write(tmp_path / "m.gguf", converted(TENSORS, CONFIG, Layout(old_projections)), metadata(CONFIG))
+    checkpoint = open_gguf(tmp_path / "m.gguf")
+    ours = Qwen3Next.load(checkpoint.config, checkpoint.weights(BF16), reference_kernels())
+    checkpoints.write(tmp_path / "hub", TENSORS, CONFIG)
+    stored = SafetensorsCheckpoint.find(tmp_path / "hub").tensors()
+    source = HubWeights(parse_model_config(CONFIG, {}), stored, tmp_path, BF16)
+    theirs = Qwen3Next.load(parse_model_config(CONFIG, {}), source, reference_kernels())
+    answers = _answers(ours)
+    assert len(answers.token_ids) == 24
+    assert answers == _answers(theirs)
+
+
+def test_from_a_quantised_file_to_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `deltaloop serve` does it."""
+    monkeypatch.setenv("DELTALOOP_KERNELS", "reference")
+    config = CONFIG | {"hidden_size": 32, "vocab_size": 270, "moe_intermediate_size": 32}
+    config |= {"shared_expert_intermediate_size": 32, "linear_value_head_dim": 8}
+    texts = vocabulary(_tokenizer(), 270)
+    path = tmp_path / "Tiny-Qwen-Coder-Q8_0.gguf"
+    tensors = converted(random_tensors(config), config)
+    gguf_files.write(path, tensors, metadata(config) | texts, in_one_type(Type.Q8_0))
+
+    model = served_model(read_files(path), default_names(path))
+    settings = Settings(model=path, threads=1, max_num_seqs=1, kv_cache_memory_bytes=2**20)
+    engine = load_engine(engine_config(settings, path, model.tokenizer.max_id + 1))
+    prompt = tuple(model.tokenizer.encode("<|im_start|>user\nHi", parse_special=True))
+    request = GenerationRequest("r", prompt, SamplingParams(max_tokens=8, seed=1, ignore_eos=True))
+
+    async def answer() -> list[int]:
+        await engine.start()
+        try:
+            return [token_id async for output in engine.submit(request) for token_id in output.token_ids]
+        finally:
+            await engine.close()
+
+    ids = asyncio.run(answer())
+    assert model.names == ("Tiny-Qwen-Coder-Q8_0",)
+    assert (engine.info.eos_token_ids, model.defaults.top_k) == ((258, 256), 40)
+    assert len(ids) == 8
+    assert max(ids) <= model.tokenizer.max_id  # rows of lm_head without a token are never drawn
+    assert model.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def _tokenizer() -> str:
+    return gguf_files.with_one_merge(tokenizer_json())

@@ -1,0 +1,63 @@
+"""How much memory a loaded engine takes for its cache, beside weights that are mapped."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import loading
+from engine.async_engine import AsyncEngine
+from engine.config import Dtype, EngineConfig
+from engine.loading import load_engine
+from tests.support.checkpoints import CONFIG, random_tensors, write
+
+MIB = 1 << 20
+LARGE = CONFIG | {"vocab_size": 20_000, "torch_dtype": "bfloat16", "max_position_embeddings": 1 << 20}
+WEIGHT_BYTES = 2 * 20_000 * 16 * 2  # but for a few KiB
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tensors = {name: tensor.bfloat16() for name, tensor in random_tensors(LARGE).items()}
+    return write(tmp_path_factory.mktemp("large"), tensors, LARGE)
+
+
+def _load(folder: Path, available: int, monkeypatch: pytest.MonkeyPatch, dtype: Dtype = "auto") -> AsyncEngine:
+    monkeypatch.setattr(loading, "available_memory_bytes", lambda: available)
+    return load_engine(EngineConfig(folder, dtype=dtype, threads=1))
+
+
+def _taken(engine: AsyncEngine) -> int:
+    return engine.info.kv_cache_bytes + engine.info.num_slots * engine.info.state_slot_bytes
+
+
+def test_the_cache_takes_half_of_what_mapped_weights_leave(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = _taken(_load(folder, 20 * MIB, monkeypatch))
+    assert 0.45 * (20 * MIB - WEIGHT_BYTES) < taken <= 0.5 * (20 * MIB - WEIGHT_BYTES)
+
+
+def test_more_weights_than_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are read from disk as needed; the cache is small, but there."""
+    with caplog.at_level(logging.WARNING):
+        engine = _load(folder, MIB, monkeypatch)
+    assert "the weights take more memory than there is" in caplog.text
+    assert 0 < _taken(engine) <= MIB / 8
+
+
+@pytest.mark.parametrize(("dtype", "itemsize"), [("auto", 2), ("bfloat16", 2), ("float32", 4)])
+def test_keys_and_values_are_bf16_unless_fp32_is_asked_for(
+    dtype: Dtype, itemsize: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = _load(folder, 20 * MIB, monkeypatch, dtype).info
+    assert info.kv_cache_bytes == info.num_blocks * info.block_size * 2 * 2 * 2 * 8 * itemsize
+    assert info.dtype == ("float32" if itemsize == 4 else "bfloat16")
+
+
+def test_fp16_checkpoints_have_bf16_keys_and_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CONFIG | {"torch_dtype": "float16"}
+    tensors = {name: tensor.to(torch.float16) for name, tensor in random_tensors(config).items()}
+    info = _load(write(tmp_path, tensors, config), 20 * MIB, monkeypatch).info
+    assert (info.dtype, info.kv_cache_bytes) == ("float16", info.num_blocks * info.block_size * 2 * 2 * 2 * 8 * 2)
