@@ -99,7 +99,6 @@ class Descriptors:
             rows=matrix.rows,
             columns=matrix.columns,
             row_bytes=matrix.parts[0].stride(0),
-            num_parts=len(matrix.parts),
             format=matrix.format.code,
             form=library.F32 if exact else _form(matrix.format),
             group=scales.columns if scales else matrix.format.block,

@@ -33,12 +33,10 @@ class DlMatrix(ctypes.Structure):
         ("rows", c_int64),
         ("columns", c_int64),
         ("row_bytes", c_int64),
-        ("num_parts", c_int32),
         ("format", c_int32),
         ("form", c_int32),
         ("group", c_int32),
         ("scale_rows", c_int32),
-        ("reserved", c_int32),
     ]
 
 

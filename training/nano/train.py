@@ -26,6 +26,7 @@ from .headstart import write_copying_circuit
 from .model import Nano, NanoConfig
 
 MIX = {"stdlib": 0.12, "packages": 0.12, "fim": 0.02, "tools": 0.55, "chat": 0.10, "copy": 0.04, "repeats": 0.05}
+EMPHASIS = {"tools": 3.0}  # on a kind's weights: of a call, only a few tokens are choices, the rest is known markup
 VOCABULARY = 4096
 MUON_RATE, MUON_DECAY, MUON_MOMENTUM = 0.010, 0.02, 0.95
 ADAM_RATES = {"embed_tokens": 0.0012, "lm_head": 0.0006}  # more would wash the copying circuit out at once
@@ -73,7 +74,8 @@ class Windows:
         if not self.waiting[kind]:
             self.waiting[kind] = self.rng.sample(range(len(self.ids[kind])), len(self.ids[kind]))
         index = self.waiting[kind].pop()
-        return self.ids[kind][index].astype(np.int64), self.weights[kind][index].astype(np.float32)
+        weights = self.weights[kind][index].astype(np.float32) * EMPHASIS.get(kind, 1.0)
+        return self.ids[kind][index].astype(np.int64), weights
 
     def repeats(self) -> tuple[np.ndarray, np.ndarray]:
         ids: list[int] = []

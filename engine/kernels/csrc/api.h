@@ -24,11 +24,9 @@ struct dl_matrix {
     const uint8_t* const* parts;  // one pointer for each matrix of the stack
     const float* const* scales;   // FP8 only: block scales [ceil(rows / scale_rows), ceil(columns / group)] a part
     int64_t rows, columns, row_bytes;
-    int32_t num_parts;
     int32_t format, form;
     int32_t group;       // INT4: columns a scale serves; FP8: columns a scale serves
     int32_t scale_rows;  // FP8: rows a scale serves
-    int32_t reserved;
 };
 
 // Rows start … start + num_rows - 1 of a batch: one sequence's tokens, at positions `position` onward.

@@ -5,6 +5,7 @@
 // segments' sums are merged in order. So a query's result depends on its position and the cache alone, and segments can
 // be shared out to threads. All the queries that share a KV head meet its keys together, sixteen to a tile.
 #include "attention_segment.h"
+#include "norm.h"
 
 namespace dl {
 namespace {
@@ -34,10 +35,10 @@ struct Mix {
     const float *cos, *sin;
     const dl_span* spans;
     float* out;
-    int64_t dim = net.head_dim, padded = up_to_multiple(net.head_dim, 32), group = net.num_heads / net.num_kv_heads;
+    int64_t dim = net.head_dim, padded = round_up(net.head_dim, 32), group = net.num_heads / net.num_kv_heads;
 
-    int64_t tiles(int64_t tokens) const { return (tokens * group + LANES - 1) / LANES; }
-    int64_t segments(const dl_span& s) const { return (s.position + s.num_rows + SEGMENT - 1) / SEGMENT; }
+    int64_t tiles(int64_t tokens) const { return div_up(tokens * group, LANES); }
+    int64_t segments(const dl_span& s) const { return div_up(s.position + s.num_rows, SEGMENT); }
     const float* query(const dl_span& s, int64_t token, int64_t head) const {
         return projected + (s.start + token) * ldp + head * 2 * dim;
     }
@@ -46,13 +47,13 @@ struct Mix {
 // RMS norm, rotation and a scale: x [head_dim] to y [padded dim].
 void prepare(const Mix& m, const float* x, const float* factor, int64_t batch_row, float scale, float* __restrict y) {
     const int64_t half = m.net.rotary_half, dim = m.dim;
-    const f16v inverse = set1(inverse_rms(x, dim, m.net.eps) * scale);
-    int64_t i = 0;
-    for (; i + 16 <= dim; i += 16) store(y + i, load(x + i) * inverse * load(factor + i));
-    for (; i < m.padded; i += 16)
-        store(y + i, i < dim ? load_up_to(x + i, dim - i) * inverse * load_up_to(factor + i, dim - i) : zero());
+    const f32v inverse = set1(inverse_rms(x, dim, m.net.eps) * scale);
+    for (int64_t i = dim / 16 * 16; i < m.padded; i += 16) store(y + i, zero());
+    by_sixteen(dim, [&](int64_t i, int64_t left) {
+        store(y + i, load_up_to(x + i, left) * inverse * load_up_to(factor + i, left));
+    });
     const float *__restrict cos = m.cos + batch_row * half, *__restrict sin = m.sin + batch_row * half;
-    for (i = 0; i < half; i++) {
+    for (int64_t i = 0; i < half; i++) {
         const float a = y[i], b = y[i + half];
         y[i] = a * cos[i] - b * sin[i];
         y[i + half] = b * cos[i] + a * sin[i];
@@ -79,13 +80,13 @@ class Softmax {
 public:
     void start(float* of, int64_t keys, const Partial& to) {
         scores = of, n = keys, at = 0, result = to;
-        f16v m[4];
+        f32v m[4];
         for (int j = 0; j < 4; j++) m[j] = set1(-3.0e38f);
         for (int64_t key = 0; key < n; key += 4)
             for (int j = 0; j < 4; j++) m[j] = max(m[j], load(scores + (key + j) * LANES));
         most = max(max(m[0], m[1]), max(m[2], m[3]));
         total = zero();
-        for (f16v& p : part) p = zero();
+        for (f32v& p : part) p = zero();
     }
 
     // Eight keys more, if there are any; `weigh` hears of every block.
@@ -95,21 +96,21 @@ public:
         float* s = scores + at * LANES;
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
-            const f16v weight = exp2(load(s + j * LANES) - most);
+            const f32v weight = exp2(load(s + j * LANES) - most);
             part[j % 4] = part[j % 4] + weight;
             store(s + j * LANES, weight);
         }
         at += 8;
         if (at % BLOCK) return true;
         total = total + ((part[0] + part[1]) + (part[2] + part[3]));
-        for (f16v& p : part) p = zero();
+        for (f32v& p : part) p = zero();
         weigh(at - BLOCK, scores + (at - BLOCK) * LANES);
         if (at == n) store(result.most, most), store(result.total, total);
         return true;
     }
 
 private:
-    f16v most, total, part[4];
+    f32v most, total, part[4];
     float* scores;
     int64_t n = 0, at = 0;
     Partial result;
@@ -119,7 +120,7 @@ private:
 // `row` of the unit on; those that lie before the segment have nothing there.
 void merge(const Mix& m, const Partial& to, const Partial& from, int64_t position, int64_t row, int64_t rows,
            int64_t first) {
-    const f16v a = load(to.most), b = load(from.most), most = max(a, b);
+    const f32v a = load(to.most), b = load(from.most), most = max(a, b);
     float keep[LANES], gain[LANES];
     store(keep, exp2(a - most));
     store(gain, exp2(b - most));
@@ -128,13 +129,13 @@ void merge(const Mix& m, const Partial& to, const Partial& from, int64_t positio
         to.most[i] = to.most[i] > from.most[i] ? to.most[i] : from.most[i];
         to.total[i] = to.total[i] * keep[i] + from.total[i] * gain[i];
         float *x = to.sums + i * m.padded, *y = from.sums + i * m.padded;
-        const f16v k = set1(keep[i]), g = set1(gain[i]);
+        const f32v k = set1(keep[i]), g = set1(gain[i]);
         for (int64_t j = 0; j < m.padded; j += 16) store(x + j, fma(load(y + j), g, load(x + j) * k));
     }
 }
 
 // sums / total · sigmoid(gate)
-inline f16v gated(f16v sums, f16v total, f16v gate) { return sums / (total * (set1(1.0f) + exp(zero() - gate))); }
+inline f32v gated(f32v sums, f32v total, f32v gate) { return sums / (total * (set1(1.0f) + exp(zero() - gate))); }
 
 // The outputs of `rows` queries from `row` on.
 void finish(const Mix& m, const Partial& p, const Unit& u, int64_t row, int64_t rows) {
@@ -143,10 +144,10 @@ void finish(const Mix& m, const Partial& p, const Unit& u, int64_t row, int64_t 
         const int64_t token = u.token + (row + i) / m.group, head = u.head * m.group + (row + i) % m.group;
         const float *gate = m.query(span, token, head) + m.dim, *sums = p.sums + i * m.padded;
         float* y = m.out + ((span.start + token) * m.net.num_heads + head) * m.dim;
-        const f16v total = set1(p.total[i]);
-        int64_t j = 0;
-        for (; j + 16 <= m.dim; j += 16) store(y + j, gated(load(sums + j), total, load(gate + j)));
-        if (j < m.dim) store_up_to(y + j, m.dim - j, gated(load(sums + j), total, load_up_to(gate + j, m.dim - j)));
+        const f32v total = set1(p.total[i]);
+        by_sixteen(m.dim, [&](int64_t j, int64_t left) {
+            store_up_to(y + j, left, gated(load(sums + j), total, load_up_to(gate + j, left)));
+        });
     }
 }
 
@@ -222,7 +223,7 @@ private:
     void start(int64_t tile, int count, int64_t keys) {
         pending_tile = tile, pending = count, pending_keys = keys;
         for (int i = 0; i < count; i++) {
-            const int64_t row = LANES * (tile + i), n = up_to_multiple(keys, BLOCK);
+            const int64_t row = LANES * (tile + i), n = round_up(keys, BLOCK);
             float* of = scores(tile) + i * SEGMENT * LANES;
             int64_t seen_by[LANES];
             for (int64_t lane = 0; lane < LANES; lane++) seen_by[lane] = seen(row + lane + 1);
@@ -276,7 +277,7 @@ struct Plan {
 
     bool split(const dl_span& s) const { return s.num_rows * m.group <= ROWS_OF_SPLIT && m.segments(s) > 1; }
     int64_t units(const dl_span& s) const {
-        const int64_t each = split(s) ? m.segments(s) : (s.num_rows + tokens_of_unit - 1) / tokens_of_unit;
+        const int64_t each = split(s) ? m.segments(s) : div_up(s.num_rows, tokens_of_unit);
         return each * m.net.num_kv_heads;
     }
     int64_t partial_floats(const dl_span& s) const {
@@ -303,11 +304,11 @@ int attend(const Mix& m, const int64_t* kv_rows, T* keys, T* values, int64_t num
     int64_t num_rows = 0, most_rows = 0;
     for (int64_t i = 0; i < num_spans; i++) {
         num_rows += m.spans[i].num_rows;
-        if (m.spans[i].num_rows > most_rows) most_rows = m.spans[i].num_rows;
+        most_rows = greatest(most_rows, m.spans[i].num_rows);
     }
     if (!num_rows) return DL_OK;
     // Long enough to share what is prepared, short enough to keep the threads busy.
-    int64_t tokens = (MOST_ROWS + m.group - 1) / m.group;
+    int64_t tokens = div_up(MOST_ROWS, m.group);
     const int64_t fair = threads > 1 ? num_rows * m.net.num_kv_heads / (4 * threads) : tokens;
     while (tokens > fair && tokens * m.group > 2 * LANES) tokens = (tokens + 1) / 2;
     const Plan plan{m, tokens};
@@ -315,7 +316,7 @@ int attend(const Mix& m, const int64_t* kv_rows, T* keys, T* values, int64_t num
     for (int64_t i = 0; i < num_spans; i++) {
         num_units += plan.units(m.spans[i]);
         num_floats += plan.partial_floats(m.spans[i]);
-        if (plan.split(m.spans[i]) && m.spans[i].num_rows > unit_tokens) unit_tokens = m.spans[i].num_rows;
+        if (plan.split(m.spans[i])) unit_tokens = greatest(unit_tokens, m.spans[i].num_rows);
     }
     Unit* units;
     float* partials;
@@ -377,7 +378,6 @@ using namespace dl;
 extern "C" int dl_attention_mix(const dl_attention* attention, const float* projected, int64_t ldp, const float* cos,
                                 const float* sin, const int64_t* kv_rows, void* keys, void* values,
                                 const dl_span* spans, int64_t num_spans, float* out, int threads) {
-    if (!TileRegisters::permitted()) return DL_UNSUPPORTED;
     const Mix m{*attention, projected, ldp, cos, sin, spans, out};
     if (attention->kv_is_bf16) return attend(m, kv_rows, (uint16_t*)keys, (uint16_t*)values, num_spans, threads);
     return attend(m, kv_rows, (float*)keys, (float*)values, num_spans, threads);

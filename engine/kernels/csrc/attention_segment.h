@@ -6,10 +6,7 @@
 // interface; `Segment<T>` is the one for a cache of T.
 #pragma once
 #include "common.h"
-#if defined(__AMX_BF16__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
+#include "tiles.h"
 
 namespace dl {
 namespace {
@@ -17,35 +14,6 @@ namespace {
 constexpr int64_t SEGMENT = 512;  // keys
 constexpr int64_t BLOCK = 32;     // keys: scores and weights come in whole blocks
 constexpr int64_t LANES = 16;     // queries of a tile
-
-#if defined(__AMX_BF16__)
-// The tile instructions do not say that they read memory: what was written before must be there.
-#define COMPILER_BARRIER __asm__ volatile("" ::: "memory")
-
-struct alignas(64) TileConfig {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-struct TileRegisters {
-    TileRegisters() {
-        const TileConfig config;
-        __asm__ volatile("ldtilecfg %0" ::"m"(config));
-    }
-    ~TileRegisters() { _tile_release(); }
-    TileRegisters(const TileRegisters&) = delete;
-    // Whether Linux lets this process use them: it has to be asked once.
-    static bool permitted() {
-        static const bool answer = !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */);
-        return answer;
-    }
-};
-#else
-struct TileRegisters {
-    TileRegisters() {}
-    static bool permitted() { return true; }
-};
-#endif
 
 // The keys and values of one sequence that one KV head sees.
 template <class T>
@@ -73,10 +41,10 @@ template <class T>
 class FloatSegment {
 public:
     // Scratch memory of a thread.
-    static int64_t bytes(int64_t dim) { return BLOCK * 4 * up_to_multiple(dim, 32) + 2 * SEGMENT * 8 + 64; }
-    static int64_t query_bytes(int64_t dim) { return LANES * 4 * up_to_multiple(dim, 32); }
+    static int64_t bytes(int64_t dim) { return BLOCK * 4 * round_up(dim, 32) + 2 * SEGMENT * 8 + 64; }
+    static int64_t query_bytes(int64_t dim) { return LANES * 4 * round_up(dim, 32); }
 
-    FloatSegment(int64_t dim, uint8_t* memory) : dim(dim), padded(up_to_multiple(dim, 32)) {
+    FloatSegment(int64_t dim, uint8_t* memory) : dim(dim), padded(round_up(dim, 32)) {
         Carver c(memory);
         wide = c.take<float>(BLOCK * padded);
         keys = c.take<const T*>(SEGMENT);
@@ -148,15 +116,15 @@ private:
     }
     template <int N, int COUNT>
     void dots(const float* q, const float* const* k, float* out) const {
-        f16v total[COUNT][N];
+        f32v total[COUNT][N];
         for (int c = 0; c < COUNT; c++)
             for (int j = 0; j < N; j++) total[c][j] = zero();
         for (int64_t i = 0; i < dim; i++) {
-            f16v x[COUNT];
+            f32v x[COUNT];
             for (int c = 0; c < COUNT; c++) x[c] = load(q + (c * padded + i) * LANES);
 #pragma GCC unroll 8
             for (int j = 0; j < N; j++) {
-                const f16v key = set1(k[j][i]);
+                const f32v key = set1(k[j][i]);
 #pragma GCC unroll 2
                 for (int c = 0; c < COUNT; c++) total[c][j] = fma(key, x[c], total[c][j]);
             }
@@ -167,16 +135,16 @@ private:
 
     // ROWS queries, 16 VECTORS dimensions from i on
     void add(const float* const* v, int64_t n, const float* weights, int64_t i, float* out, bool first) const {
-        f16v total[ROWS][VECTORS];
+        f32v total[ROWS][VECTORS];
         for (int r = 0; r < ROWS; r++)
             for (int x = 0; x < VECTORS; x++) total[r][x] = first ? zero() : load(out + r * padded + 16 * x);
         for (int64_t key = 0; key < n; key++) {
-            f16v value[VECTORS];
+            f32v value[VECTORS];
 #pragma GCC unroll 2
             for (int x = 0; x < VECTORS; x++) value[x] = load(v[key] + i + 16 * x);
 #pragma GCC unroll 4
             for (int r = 0; r < ROWS; r++) {
-                const f16v weight = set1(weights[key * LANES + r]);
+                const f32v weight = set1(weights[key * LANES + r]);
 #pragma GCC unroll 2
                 for (int x = 0; x < VECTORS; x++) total[r][x] = fma(weight, value[x], total[r][x]);
             }
@@ -246,12 +214,12 @@ public:
     static constexpr int64_t PITCH = SEGMENT / 2 * 16;  // words: sixteen dimensions of all values
 
     static int64_t bytes(int64_t dim) {
-        const int64_t padded = up_to_multiple(dim, 32);
+        const int64_t padded = round_up(dim, 32);
         return SEGMENT * padded * 2 + padded / 16 * PITCH * 4 + SEGMENT * LANES * 4 + SEGMENT * 8 + padded * 4;
     }
-    static int64_t query_bytes(int64_t dim) { return LANES * 2 * up_to_multiple(dim, 32); }
+    static int64_t query_bytes(int64_t dim) { return LANES * 2 * round_up(dim, 32); }
 
-    PairSegment(int64_t dim, uint8_t* memory) : dim(dim), padded(up_to_multiple(dim, 32)) {
+    PairSegment(int64_t dim, uint8_t* memory) : dim(dim), padded(round_up(dim, 32)) {
         Carver c(memory);
         packed_keys = c.take<uint16_t>(SEGMENT * padded);
         packed_values = c.take<uint32_t>(padded / 16 * PITCH);
@@ -284,9 +252,9 @@ public:
             for (int64_t j = dim; j < padded; j++) to[j] = 0;
             keys[i] = to;
         }
-        for (int64_t i = n; i < up_to_multiple(n, BLOCK); i++) keys[i] = keys[0];  // what they give is not looked at
+        for (int64_t i = n; i < round_up(n, BLOCK); i++) keys[i] = keys[0];  // what they give is not looked at
         for (int64_t i = n; i < n + AHEAD; i++) values[i] = values[n - 1];
-        for (int64_t i = 0; i < up_to_multiple(n, BLOCK); i += 2) {
+        for (int64_t i = 0; i < round_up(n, BLOCK); i += 2) {
             // Keys come next; nobody else fetches rows that lie apart.
             prefetch(keys[i]), prefetch(keys[i + 1]);
             if (i < n) prefetch(values[i + AHEAD - 2]), prefetch(values[i + AHEAD - 1]);
@@ -336,33 +304,25 @@ public:
             const uint8_t *k0 = (const uint8_t*)keys[key], *k1 = (const uint8_t*)keys[key + 16];
             _tile_zero(0);
             _tile_zero(1);
-            if (tiles > 1) {
-                _tile_zero(2);
-                _tile_zero(3);
-                for (int64_t i = 0; i < steps; i++) {
-                    _tile_loadd(4, k0 + 64 * i, stride);
-                    _tile_loadd(6, q0 + 1024 * i, 64);
-                    _tile_dpbf16ps(0, 4, 6);
-                    _tile_loadd(5, k1 + 64 * i, stride);
-                    _tile_dpbf16ps(1, 5, 6);
-                    _tile_loadd(7, q1 + 1024 * i, 64);
-                    _tile_dpbf16ps(2, 4, 7);
-                    _tile_dpbf16ps(3, 5, 7);
-                    between();
-                }
-                _tile_stored(2, out + SEGMENT * LANES, 64);
-                _tile_stored(3, out + (SEGMENT + 16) * LANES, 64);
-            } else {
-                for (int64_t i = 0; i < steps; i++) {
-                    _tile_loadd(4, k0 + 64 * i, stride);
-                    _tile_loadd(6, q0 + 1024 * i, 64);
-                    _tile_dpbf16ps(0, 4, 6);
-                    _tile_loadd(5, k1 + 64 * i, stride);
-                    _tile_dpbf16ps(1, 5, 6);
-                }
+            _tile_zero(2);
+            _tile_zero(3);
+            for (int64_t i = 0; i < steps; i++) {
+                _tile_loadd(4, k0 + 64 * i, stride);
+                _tile_loadd(6, q0 + 1024 * i, 64);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_loadd(5, k1 + 64 * i, stride);
+                _tile_dpbf16ps(1, 5, 6);
+                if (tiles == 1) continue;
+                _tile_loadd(7, q1 + 1024 * i, 64);
+                _tile_dpbf16ps(2, 4, 7);
+                _tile_dpbf16ps(3, 5, 7);
+                between();
             }
             _tile_stored(0, out, 64);
             _tile_stored(1, out + 16 * LANES, 64);
+            if (tiles == 1) continue;
+            _tile_stored(2, out + SEGMENT * LANES, 64);
+            _tile_stored(3, out + (SEGMENT + 16) * LANES, 64);
         }
     }
 
@@ -377,38 +337,30 @@ public:
 
     void sums(int tiles, const int*, int64_t n, const float*, float* const* out) {
         COMPILER_BARRIER;
-        const int64_t steps = (n + 31) / 32, stride = 4 * padded;
+        const int64_t steps = div_up(n, BLOCK), stride = 4 * padded;
         const uint32_t *w0 = weights, *w1 = weights + SEGMENT / 2 * LANES;
         for (int64_t i = 0; i < padded; i += 32) {
             const uint32_t *v0 = packed_values + i / 16 * PITCH, *v1 = v0 + PITCH;
             _tile_zero(0);
             _tile_zero(1);
-            if (tiles > 1) {
-                _tile_zero(2);
-                _tile_zero(3);
-                for (int64_t step = 0; step < steps; step++) {
-                    _tile_loadd(4, w0 + 256 * step, 64);
-                    _tile_loadd(6, v0 + 256 * step, 64);
-                    _tile_dpbf16ps(0, 4, 6);
-                    _tile_loadd(7, v1 + 256 * step, 64);
-                    _tile_dpbf16ps(1, 4, 7);
-                    _tile_loadd(5, w1 + 256 * step, 64);
-                    _tile_dpbf16ps(2, 5, 6);
-                    _tile_dpbf16ps(3, 5, 7);
-                }
-                _tile_stored(2, out[1] + i, stride);
-                _tile_stored(3, out[1] + i + 16, stride);
-            } else {
-                for (int64_t step = 0; step < steps; step++) {
-                    _tile_loadd(4, w0 + 256 * step, 64);
-                    _tile_loadd(6, v0 + 256 * step, 64);
-                    _tile_dpbf16ps(0, 4, 6);
-                    _tile_loadd(7, v1 + 256 * step, 64);
-                    _tile_dpbf16ps(1, 4, 7);
-                }
+            _tile_zero(2);
+            _tile_zero(3);
+            for (int64_t step = 0; step < steps; step++) {
+                _tile_loadd(4, w0 + 256 * step, 64);
+                _tile_loadd(6, v0 + 256 * step, 64);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_loadd(7, v1 + 256 * step, 64);
+                _tile_dpbf16ps(1, 4, 7);
+                if (tiles == 1) continue;
+                _tile_loadd(5, w1 + 256 * step, 64);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
             }
             _tile_stored(0, out[0] + i, stride);
             _tile_stored(1, out[0] + i + 16, stride);
+            if (tiles == 1) continue;
+            _tile_stored(2, out[1] + i, stride);
+            _tile_stored(3, out[1] + i + 16, stride);
         }
     }
 
@@ -424,7 +376,7 @@ public:
         for (int64_t key = 0; key < n; key += 8, out += 8 * LANES)
             for (int tile = 0; tile < tiles; tile++) {
                 const uint8_t* q = queries + tile * query_bytes(dim);
-                f16v total[8];
+                f32v total[8];
                 for (int j = 0; j < 8; j++) total[j] = zero();
                 for (int64_t pair = 0; pair < padded / 2; pair++) {
                     const __m512i x = _mm512_load_si512(q + 64 * pair);
@@ -447,7 +399,7 @@ public:
                 for (int64_t i = 0; i < padded; i += 32) {
                     const uint32_t* w = weights + tile * SEGMENT / 2 * LANES + row;
                     const uint32_t* v = packed_values + i / 16 * PITCH;
-                    f16v total[4][2];
+                    f32v total[4][2];
                     for (int r = 0; r < 4; r++) total[r][0] = total[r][1] = zero();
                     for (int64_t pair = 0; pair < (n + 1) / 2; pair++) {
                         const __m512i v0 = _mm512_load_si512(v + 16 * pair);
@@ -464,7 +416,7 @@ public:
     }
 
 private:
-    static f16v dot(f16v total, __m512i x, const void* pair) {
+    static f32v dot(f32v total, __m512i x, const void* pair) {
         int word;
         memcpy(&word, pair, 4);
         return {_mm512_dpbf16_ps(total.v, (__m512bh)x, (__m512bh)_mm512_set1_epi32(word))};

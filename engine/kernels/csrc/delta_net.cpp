@@ -4,8 +4,8 @@
 // depends on how a sequence is cut into calls. A thread takes a few columns of a head's state through a block of
 // tokens: they lie in its first-level cache, and one pass over them does all that happens between two tokens (rank-1
 // update, the query's read, the next token's decay and its key's read).
-#include "common.h"
 #include "lanes.h"
+#include "norm.h"
 
 namespace dl {
 namespace {
@@ -38,7 +38,7 @@ struct Mix {
     int64_t ldp;
     float *delta, *conv_state, *out;
     int64_t group = net.value_heads / net.key_heads;
-    int64_t key_pitch = up_to_multiple(net.key_dim, 16), value_pitch = up_to_multiple(net.value_dim, 16);
+    int64_t key_pitch = round_up(net.key_dim, 16), value_pitch = round_up(net.value_dim, 16);
     int64_t weights_pitch = 2 * key_pitch + group * value_pitch;
     int64_t out_pitch = net.value_heads * net.value_dim, channels = 2 * net.key_heads * net.key_dim + out_pitch;
 
@@ -82,9 +82,9 @@ void transpose_weights(const Mix& m, Channels c, float* weights) {
 
 // silu of sixteen channels' convolution, the oldest input first, for `TAPS` inputs or as many as there are
 template <int TAPS>
-inline f16v convolved(const float* const* inputs, const float* weights, int64_t pitch, int64_t taps, int64_t i,
+inline f32v convolved(const float* const* inputs, const float* weights, int64_t pitch, int64_t taps, int64_t i,
                       int64_t left) {
-    f16v total = load_up_to(inputs[0] + i, left) * load_up_to(weights + i, left);
+    f32v total = load_up_to(inputs[0] + i, left) * load_up_to(weights + i, left);
     for (int64_t j = 1; j < (TAPS ? TAPS : taps); j++)
         total = fma(load_up_to(inputs[j] + i, left), load_up_to(weights + j * pitch + i, left), total);
     return silu(total);
@@ -103,9 +103,9 @@ void convolve_taps(const Mix& m, const dl_span& span, Channels c, int64_t first,
             const float* past = m.past(span) + (taps - 1 + token) * m.channels + c.first;
             inputs[j] = token < 0 ? past : m.row(span, token) + c.offset;
         }
-        int64_t i = 0;
-        for (; i + 16 <= c.count; i += 16) store(out + i, convolved<TAPS>(inputs, weights, weights_pitch, taps, i, 16));
-        if (i < c.count) store(out + i, convolved<TAPS>(inputs, weights, weights_pitch, taps, i, c.count - i));
+        by_sixteen(c.count, [&](int64_t i, int64_t left) {
+            store(out + i, convolved<TAPS>(inputs, weights, weights_pitch, taps, i, left));
+        });
     }
 }
 void convolve(const Mix& m, const dl_span& span, Channels c, int64_t first, int64_t n, const float* weights, float* out,
@@ -117,9 +117,9 @@ void convolve(const Mix& m, const dl_span& span, Channels c, int64_t first, int6
 // Rows [n][pitch] of length 1, times a factor.
 void normalise(float* rows, int64_t n, int64_t pitch, float eps, float factor) {
     for (int64_t t = 0; t < n; t++, rows += pitch) {
-        f16v squares = zero();
+        f32v squares = zero();
         for (int64_t i = 0; i < pitch; i += 16) squares = fma(load(rows + i), load(rows + i), squares);
-        const f16v inverse = set1(1.0f / std::sqrt(sum(squares) + eps));
+        const f32v inverse = set1(1.0f / std::sqrt(sum(squares) + eps));
         for (int64_t i = 0; i < pitch; i += 16) store(rows + i, load(rows + i) * inverse * set1(factor));
     }
 }
@@ -127,7 +127,7 @@ void normalise(float* rows, int64_t n, int64_t pitch, float eps, float factor) {
 // A head's decay and beta at tokens first … first + n - 1.
 void gates(const Mix& m, const dl_span& span, int64_t g, int64_t j, int64_t first, int64_t n, Scratch& s) {
     const int64_t head = g * m.group + j, b = m.net.ba_offset + 2 * g * m.group + j, a = b + m.group;
-    const f16v rate = set1(m.net.decay_rate[head]), bias = set1(m.net.dt_bias[head]);
+    const f32v rate = set1(m.net.decay_rate[head]), bias = set1(m.net.dt_bias[head]);
     for (int64_t t = 0; t < n; t += 16) {
         float bs[16] = {}, as[16] = {};
         for (int64_t i = 0; i < least(16, n - t); i++) {
@@ -147,12 +147,12 @@ struct Columns {
 };
 
 template <bool WHOLE>
-inline f16v load_columns(const float* p, int v, int64_t width) {
+inline f32v load_columns(const float* p, int v, int64_t width) {
     if (WHOLE) return load(p + 16 * v);
     return 16 * v < width ? load_up_to(p + 16 * v, width - 16 * v) : zero();
 }
 template <bool WHOLE>
-inline void store_columns(float* p, int v, int64_t width, f16v x) {
+inline void store_columns(float* p, int v, int64_t width, f32v x) {
     if (WHOLE) store(p + 16 * v, x);
     else if (16 * v < width) store_up_to(p + 16 * v, width - 16 * v, x);
 }
@@ -163,35 +163,35 @@ template <bool WHOLE>
 void delta_rule(Columns c, const Scratch& s, int64_t n, int64_t key_pitch, const float* v, int64_t value_pitch,
                 float* out, int64_t out_pitch) {
     float* const panel = s.panel;
-    f16v read[VECTORS], d[VECTORS], o[VECTORS];
+    f32v read[VECTORS], d[VECTORS], o[VECTORS];
     for (int x = 0; x < VECTORS; x++) read[x] = zero();
-    const f16v first_decay = set1(s.decay[0]);
+    const f32v first_decay = set1(s.decay[0]);
     for (int64_t i = 0; i < c.keys; i++) {
-        const f16v k = set1(s.k[i]);
+        const f32v k = set1(s.k[i]);
 #pragma GCC unroll 4
         for (int x = 0; x < VECTORS; x++) {
             __builtin_prefetch(c.state + (i + ROWS_AHEAD) * c.pitch + 16 * x);
-            const f16v state = first_decay * load_columns<WHOLE>(c.state + i * c.pitch, x, c.width);
+            const f32v state = first_decay * load_columns<WHOLE>(c.state + i * c.pitch, x, c.width);
             read[x] = fma(k, state, read[x]);
             store(panel + i * COLUMNS + 16 * x, state);
         }
     }
     for (int64_t t = 0; t < n; t++) {
         const float *q = s.q + t * key_pitch, *k = s.k + t * key_pitch, *next = k + key_pitch;
-        const f16v beta = set1(s.beta[t]);
+        const f32v beta = set1(s.beta[t]);
 #pragma GCC unroll 4
         for (int x = 0; x < VECTORS; x++) {
             d[x] = beta * (load_columns<WHOLE>(v + t * value_pitch, x, c.width) - read[x]);
             o[x] = read[x] = zero();
         }
         if (t + 1 < n) {
-            const f16v decay = set1(s.decay[t + 1]);
+            const f32v decay = set1(s.decay[t + 1]);
             for (int64_t i = 0; i < c.keys; i++) {
                 float* row = panel + i * COLUMNS;
-                const f16v ki = set1(k[i]), qi = set1(q[i]), next_ki = set1(next[i]);
+                const f32v ki = set1(k[i]), qi = set1(q[i]), next_ki = set1(next[i]);
 #pragma GCC unroll 4
                 for (int x = 0; x < VECTORS; x++) {
-                    f16v state = fma(ki, d[x], load(row + 16 * x));
+                    f32v state = fma(ki, d[x], load(row + 16 * x));
                     o[x] = fma(qi, state, o[x]);
                     state = decay * state;
                     read[x] = fma(next_ki, state, read[x]);
@@ -200,10 +200,10 @@ void delta_rule(Columns c, const Scratch& s, int64_t n, int64_t key_pitch, const
             }
         } else {
             for (int64_t i = 0; i < c.keys; i++) {
-                const f16v ki = set1(k[i]), qi = set1(q[i]);
+                const f32v ki = set1(k[i]), qi = set1(q[i]);
 #pragma GCC unroll 4
                 for (int x = 0; x < VECTORS; x++) {
-                    const f16v state = fma(ki, d[x], load(panel + i * COLUMNS + 16 * x));
+                    const f32v state = fma(ki, d[x], load(panel + i * COLUMNS + 16 * x));
                     o[x] = fma(qi, state, o[x]);
                     store_columns<WHOLE>(c.state + i * c.pitch, x, c.width, state);
                 }
@@ -222,13 +222,11 @@ void gated_norm(const Mix& m, const dl_span& span, int64_t g, int64_t j, int64_t
         float* y = m.out + (span.start + t) * m.out_pitch + (g * m.group + j) * dim;
         const float* z = m.row(span, t) + m.net.z_offset + g * m.net.z_stride + j * dim;
         if (t + TOKENS_AHEAD < span.num_rows) prefetch(z + TOKENS_AHEAD * m.ldp, dim);
-        const f16v inverse = set1(inverse_rms(y, dim, m.net.eps));
-        int64_t i = 0;
-        for (; i + 16 <= dim; i += 16) store(y + i, load(factor + i) * (load(y + i) * inverse) * silu(load(z + i)));
-        if (i < dim) {
-            const f16v normed = load_up_to(factor + i, dim - i) * (load_up_to(y + i, dim - i) * inverse);
-            store_up_to(y + i, dim - i, normed * silu(load_up_to(z + i, dim - i)));
-        }
+        const f32v inverse = set1(inverse_rms(y, dim, m.net.eps));
+        by_sixteen(dim, [&](int64_t i, int64_t left) {
+            const f32v normed = load_up_to(factor + i, left) * (load_up_to(y + i, left) * inverse);
+            store_up_to(y + i, left, normed * silu(load_up_to(z + i, left)));
+        });
     }
 }
 
@@ -287,7 +285,7 @@ using namespace dl;
 extern "C" int dl_delta_net_mix(const dl_delta_net* net, const float* projected, int64_t ldp, float* delta,
                                 float* conv_state, const dl_span* spans, int64_t num_spans, float* out, int threads) {
     const Mix m{*net, projected, ldp, delta, conv_state, out};
-    const int64_t group = m.group, dim = net->value_dim, blocks = (dim + COLUMNS - 1) / COLUMNS;
+    const int64_t group = m.group, dim = net->value_dim, blocks = div_up(dim, COLUMNS);
     // Shares of a key head repeat its convolution, so there are only as many as keep the threads busy.
     int64_t num_rows = 0, shares = 1;
     for (int64_t i = 0; i < num_spans; i++) num_rows += spans[i].num_rows;

@@ -5,7 +5,7 @@
 // Rows lie `stride` bytes apart. `next` is where the following panel starts: its bytes are prefetched on the way, or
 // one core alone could not keep the memory busy.
 #pragma once
-#include "api.h"
+#include "common.h"
 #include "lanes.h"
 
 namespace dl {
@@ -55,7 +55,7 @@ static inline u32v as_is(u32v w, int) { return w; }
 struct Q4_0 {
     static constexpr int columns = 32, bytes = 18, groups = 1;
     static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
-        const f16v d = half_to_float(gather_words(p, stride));
+        const f32v d = half_to_float(gather_words(p, stride));
         nibbles32(p + 2, stride, q, as_is);
         store(scale, d), store(min, d * set1(8.0f));
     }
@@ -80,7 +80,7 @@ static inline u32v fifth_bits(u32v w) {
 struct Q5_0 {
     static constexpr int columns = 32, bytes = 22, groups = 1;
     static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
-        const f16v d = half_to_float(gather_words(p, stride));
+        const f32v d = half_to_float(gather_words(p, stride));
         const u32v high = gather_words(p + 2, stride);
         nibbles32(p + 6, stride, q, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
         store(scale, d), store(min, d * set1(16.0f));
@@ -102,7 +102,7 @@ struct Q8_0 {
         u32v w[8];
         transpose8(p + 2, stride, w);
         for (int j = 0; j < 8; j++) put(q, j, w[j] ^ set1_word(0x80808080));
-        const f16v d = half_to_float(gather_words(p, stride));
+        const f32v d = half_to_float(gather_words(p, stride));
         store(scale, d), store(min, d * set1(128.0f));
     }
 };
@@ -118,7 +118,7 @@ struct Q2_K {
                 for (int j = 0; j < 8; j++) put(q, 32 * half + 8 * g + j, (w[j] >> (2 * g)) & set1_word(0x03030303));
         }
         const u32v header = gather_words(p + 80, stride);
-        const f16v d = half_to_float(header), dmin = half_to_float(header >> 16);
+        const f32v d = half_to_float(header), dmin = half_to_float(header >> 16);
         for (int i = 0; i < 16; i++) {
             const u32v b = byte_of(s[i / 4], i % 4);
             store(scale + 16 * i, d * to_float(b & set1_word(15)));
@@ -141,12 +141,12 @@ struct Q3_K {
                 }
         }
         for (int i = 0; i < 3; i++) s[i] = gather_words(p + 96 + 4 * i, stride);
-        const f16v d = half_to_float(gather_words(p + 106, stride) >> 16);
+        const f32v d = half_to_float(gather_words(p + 106, stride) >> 16);
         for (int i = 0; i < 16; i++) {
             u32v low = byte_of(s[i % 8 / 4], i % 4);
             low = i < 8 ? low & set1_word(15) : low >> 4;
             const u32v top = (byte_of(s[2], i % 4) >> (2 * (i / 4))) & set1_word(3);
-            const f16v unit = d * (to_float(low | (top << 4)) - set1(32.0f));
+            const f32v unit = d * (to_float(low | (top << 4)) - set1(32.0f));
             store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(4.0f));
         }
     }
@@ -156,7 +156,7 @@ struct Q3_K {
 static inline void k_scales(const uint8_t* p, int64_t stride, float* scale, float* min) {
     u32v w[4];
     transpose4(p, stride, w);
-    const f16v d = half_to_float(w[0]), dmin = half_to_float(w[0] >> 16);
+    const f32v d = half_to_float(w[0]), dmin = half_to_float(w[0] >> 16);
     // four at a time, as the bytes of a word
     const u32v six = set1_word(0x3f3f3f3f), two = set1_word(0x30303030), low = set1_word(LOW);
     const u32v scales[2] = {w[1] & six, (w[3] & low) | ((w[1] >> 2) & two)};
@@ -218,9 +218,9 @@ struct Q6_K {
         }
         u32v s[4];
         transpose4(p + 192, stride, s);
-        const f16v d = half_to_float(gather_words(p + 206, stride) >> 16);
+        const f32v d = half_to_float(gather_words(p + 206, stride) >> 16);
         for (int i = 0; i < 16; i++) {
-            const f16v unit = d * to_float(sign_extend_byte(s[i / 4] >> (8 * (i % 4))));
+            const f32v unit = d * to_float(sign_extend_byte(s[i / 4] >> (8 * (i % 4))));
             store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(32.0f));
         }
     }
@@ -232,7 +232,7 @@ alignas(16) static const uint8_t IQ4_LEVELS[16] = {1, 24, 45, 63, 79, 93, 106, 1
 struct IQ4_NL {
     static constexpr int columns = 32, bytes = 18, groups = 1;
     static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
-        const f16v d = half_to_float(gather_words(p, stride));
+        const f32v d = half_to_float(gather_words(p, stride));
         nibbles32(p + 2, stride, q, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
         store(scale, d), store(min, d * set1(128.0f));
     }
@@ -242,11 +242,11 @@ struct IQ4_XS {
     static constexpr int columns = 256, bytes = 136, groups = 8;
     static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
         const u32v header = gather_words(p, stride), low = gather_words(p + 4, stride), high = header >> 16;
-        const f16v d = half_to_float(header);
+        const f32v d = half_to_float(header);
         for (int i = 0; i < 8; i++) {
             nibbles32(p + 8 + 16 * i, stride, q + 64 * 8 * i, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
             const u32v six = ((low >> (4 * i)) & set1_word(15)) | (((high >> (2 * i)) & set1_word(3)) << 4);
-            const f16v unit = d * (to_float(six) - set1(32.0f));
+            const f32v unit = d * (to_float(six) - set1(32.0f));
             store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(128.0f));
         }
     }
@@ -271,7 +271,7 @@ struct NVFP4 {
     static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
         const u32v scales = gather_words(p, stride);
         for (int i = 0; i < 4; i++) {
-            const f16v unit = half_to_float((byte_of(scales, i) & set1_word(0x7f)) << 7) * set1(128.0f);
+            const f32v unit = half_to_float((byte_of(scales, i) & set1_word(0x7f)) << 7) * set1(128.0f);
             store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(12.0f));
         }
         u32v w[8];
@@ -285,107 +285,95 @@ struct NVFP4 {
 };
 
 // The IQ2 and IQ3 types index codebooks of magnitudes, so each row is decoded by itself. Values are kept with 64 added.
-template <class Decode>  // decode(block, values[256], scales[groups])
-static inline void by_row(const uint8_t* p, int64_t stride, int groups, uint8_t* q, float* scale, float* min, Decode decode) {
-    for (int row = 0; row < 16; row++) {
-        uint8_t values[256];
-        float scales[16];
-        decode(p + row * stride, values, scales);
-        for (int i = 0; i < 64; i++) memcpy(q + 64 * i + 4 * row, values + 4 * i, 4);
-        for (int i = 0; i < groups; i++) scale[16 * i + row] = scales[i], min[16 * i + row] = 64.0f * scales[i];
+template <class Block>  // with decode(a row's block, values[256], scales[groups])
+struct ByRow {
+    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+        for (int row = 0; row < 16; row++) {
+            uint8_t values[256];
+            float scales[16];
+            Block::decode(p + row * stride, values, scales);
+            for (int i = 0; i < 64; i++) memcpy(q + 64 * i + 4 * row, values + 4 * i, 4);
+            for (int i = 0; i < Block::groups; i++) scale[16 * i + row] = scales[i], min[16 * i + row] = 64.0f * scales[i];
+        }
     }
-}
-static inline float half_at(const uint8_t* p) {
-    u32v word = set1_word(uint32_t(p[0]) | uint32_t(p[1]) << 8);
-    float lanes[16];
-    store(lanes, half_to_float(word));
-    return lanes[0];
-}
+};
 static inline uint32_t word_at(const uint8_t* p) {
     uint32_t word;
     memcpy(&word, p, 4);
     return word;
 }
+static inline uint32_t short_at(const uint8_t* p) { return uint32_t(p[0]) | uint32_t(p[1]) << 8; }
+static inline float half_at(const uint8_t* p) { return first_lane(half_to_float(set1_word(short_at(p)))); }
+static inline int nibble_at(const uint8_t* p, int i) { return p[i / 2] >> (4 * (i % 2)) & 15; }
 // `n` magnitudes with the signs of the bits of `signs`
 static inline void signed_values(uint8_t* out, const uint8_t* magnitudes, uint32_t signs, int n) {
     for (int i = 0; i < n; i++) out[i] = signs >> i & 1 ? 64 - magnitudes[i] : 64 + magnitudes[i];
 }
 // Seven sign bits; the eighth makes their number even.
 static inline uint32_t even_signs(uint32_t seven) { return seven | uint32_t(__builtin_parity(seven)) << 7; }
+static inline void iq2_scales(float d, const uint8_t* nibbles, float* scales) {
+    for (int i = 0; i < 16; i++) scales[i] = d * (0.5f + float(nibble_at(nibbles, i))) * 0.25f;
+}
 
-struct IQ2_XXS {
+struct IQ2_XXS : ByRow<IQ2_XXS> {
     static constexpr int columns = 256, bytes = 66, groups = 8;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
-        by_row(p, stride, groups, q, scale, min, [](const uint8_t* block, uint8_t* values, float* scales) {
-            const float d = half_at(block);
-            for (int i = 0; i < 8; i++) {
-                const uint8_t* index = block + 2 + 8 * i;
-                const uint32_t signs = word_at(index + 4);
-                scales[i] = d * (0.5f + float(signs >> 28)) * 0.25f;
-                for (int j = 0; j < 4; j++)
-                    signed_values(values + 32 * i + 8 * j, codebooks.iq2_xxs + 8 * index[j], even_signs(signs >> (7 * j) & 127), 8);
-            }
-        });
+    static void decode(const uint8_t* block, uint8_t* values, float* scales) {
+        const float d = half_at(block);
+        for (int i = 0; i < 8; i++) {
+            const uint8_t* index = block + 2 + 8 * i;
+            const uint32_t signs = word_at(index + 4);
+            scales[i] = d * (0.5f + float(signs >> 28)) * 0.25f;
+            for (int j = 0; j < 4; j++)
+                signed_values(values + 32 * i + 8 * j, codebooks.iq2_xxs + 8 * index[j], even_signs(signs >> (7 * j) & 127), 8);
+        }
     }
 };
 
-struct IQ2_XS {
+struct IQ2_XS : ByRow<IQ2_XS> {
     static constexpr int columns = 256, bytes = 74, groups = 16;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
-        by_row(p, stride, groups, q, scale, min, [](const uint8_t* block, uint8_t* values, float* scales) {
-            const float d = half_at(block);
-            for (int i = 0; i < 32; i++) {
-                const uint32_t code = uint32_t(block[2 + 2 * i]) | uint32_t(block[3 + 2 * i]) << 8;
-                signed_values(values + 8 * i, codebooks.iq2_xs + 8 * (code & 511), even_signs(code >> 9), 8);
-            }
-            for (int i = 0; i < 16; i++)
-                scales[i] = d * (0.5f + float(block[66 + i / 2] >> (4 * (i % 2)) & 15)) * 0.25f;
-        });
+    static void decode(const uint8_t* block, uint8_t* values, float* scales) {
+        for (int i = 0; i < 32; i++) {
+            const uint32_t code = short_at(block + 2 + 2 * i);
+            signed_values(values + 8 * i, codebooks.iq2_xs + 8 * (code & 511), even_signs(code >> 9), 8);
+        }
+        iq2_scales(half_at(block), block + 66, scales);
     }
 };
 
-struct IQ2_S {
+struct IQ2_S : ByRow<IQ2_S> {
     static constexpr int columns = 256, bytes = 82, groups = 16;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
-        by_row(p, stride, groups, q, scale, min, [](const uint8_t* block, uint8_t* values, float* scales) {
-            const float d = half_at(block);
-            for (int i = 0; i < 32; i++) {
-                const int code = block[2 + i] | (block[66 + i / 4] >> (2 * (i % 4)) & 3) << 8;
-                signed_values(values + 8 * i, codebooks.iq2_s + 8 * code, block[34 + i], 8);
-            }
-            for (int i = 0; i < 16; i++)
-                scales[i] = d * (0.5f + float(block[74 + i / 2] >> (4 * (i % 2)) & 15)) * 0.25f;
-        });
+    static void decode(const uint8_t* block, uint8_t* values, float* scales) {
+        for (int i = 0; i < 32; i++) {
+            const int code = block[2 + i] | (block[66 + i / 4] >> (2 * (i % 4)) & 3) << 8;
+            signed_values(values + 8 * i, codebooks.iq2_s + 8 * code, block[34 + i], 8);
+        }
+        iq2_scales(half_at(block), block + 74, scales);
     }
 };
 
-struct IQ3_XXS {
+struct IQ3_XXS : ByRow<IQ3_XXS> {
     static constexpr int columns = 256, bytes = 98, groups = 8;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
-        by_row(p, stride, groups, q, scale, min, [](const uint8_t* block, uint8_t* values, float* scales) {
-            const float d = half_at(block);
-            for (int i = 0; i < 8; i++) {
-                const uint32_t signs = word_at(block + 66 + 4 * i);
-                scales[i] = d * (0.5f + float(signs >> 28)) * 0.5f;
-                for (int j = 0; j < 8; j++)
-                    signed_values(values + 32 * i + 4 * j, codebooks.iq3_xxs + 4 * block[2 + 8 * i + j],
-                                  even_signs(signs >> (7 * (j / 2)) & 127) >> (4 * (j % 2)), 4);
-            }
-        });
+    static void decode(const uint8_t* block, uint8_t* values, float* scales) {
+        const float d = half_at(block);
+        for (int i = 0; i < 8; i++) {
+            const uint32_t signs = word_at(block + 66 + 4 * i);
+            scales[i] = d * (0.5f + float(signs >> 28)) * 0.5f;
+            for (int j = 0; j < 8; j++)
+                signed_values(values + 32 * i + 4 * j, codebooks.iq3_xxs + 4 * block[2 + 8 * i + j],
+                              even_signs(signs >> (7 * (j / 2)) & 127) >> (4 * (j % 2)), 4);
+        }
     }
 };
 
-struct IQ3_S {
+struct IQ3_S : ByRow<IQ3_S> {
     static constexpr int columns = 256, bytes = 110, groups = 8;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
-        by_row(p, stride, groups, q, scale, min, [](const uint8_t* block, uint8_t* values, float* scales) {
-            const float d = half_at(block);
-            for (int i = 0; i < 64; i++) {
-                const int code = block[2 + i] | (block[66 + i / 8] >> (i % 8) & 1) << 8;
-                signed_values(values + 4 * i, codebooks.iq3_s + 4 * code, block[74 + i / 2] >> (4 * (i % 2)), 4);
-            }
-            for (int i = 0; i < 8; i++) scales[i] = d * float(1 + 2 * (block[106 + i / 2] >> (4 * (i % 2)) & 15));
-        });
+    static void decode(const uint8_t* block, uint8_t* values, float* scales) {
+        const float d = half_at(block);
+        for (int i = 0; i < 64; i++) {
+            const int code = block[2 + i] | (block[66 + i / 8] >> (i % 8) & 1) << 8;
+            signed_values(values + 4 * i, codebooks.iq3_s + 4 * code, uint32_t(nibble_at(block + 74, i)), 4);
+        }
+        for (int i = 0; i < 8; i++) scales[i] = d * float(1 + 2 * nibble_at(block + 106, i));
     }
 };
 
@@ -398,8 +386,8 @@ static inline void expand_int4(const uint8_t* p, int64_t stride, int64_t begin, 
     p += begin / group * bytes, next += 16 * (begin / group) * bytes;
     for (int64_t block = begin / group; block < end / group; block++, p += bytes, next += 16 * bytes) {
         prefetch(next, 16 * bytes);
-        const f16v scale = as_float(gather_words(p, stride));
-        const f16v min = scale * to_float(gather_words(p + 4, stride) & set1_word(0xff));
+        const f32v scale = as_float(gather_words(p, stride));
+        const f32v min = scale * to_float(gather_words(p + 4, stride) & set1_word(0xff));
         for (int i = 0; i < group / 32; i++) {
             blocks::nibbles32(p + 5 + 16 * i, stride, out.q, blocks::as_is);
             store(out.scale, scale), store(out.min, min);
@@ -450,31 +438,30 @@ static inline void expand_bf16(const uint8_t* p, int64_t stride, int64_t columns
 }
 
 // FP8 E4M3: its bits moved into a half are 2^-8 of the value.
-static inline f16v e4m3_to_float(u32v w) {
+static inline f32v e4m3_to_float(u32v w) {
     const u32v half = ((w & set1_word(0x80)) << 8) | ((w & set1_word(0x7f)) << 7);
     return half_to_float(half) * set1(256.0f);
 }
-static inline u32v round_to_bf16(f16v a) {  // in the low 16 bits
+static inline u32v round_to_bf16(f32v a) {  // in the low 16 bits
     const u32v bits = as_words(a);
     return add_words(bits, add_words(set1_word(0x7fff), (bits >> 16) & set1_word(1))) >> 16;
 }
 // Scale of each row of a panel for the block of columns `block`.
-static inline f16v fp8_scales(const dl_matrix& m, int part, int64_t row0, int64_t block) {
-    const int64_t across = (m.columns + m.group - 1) / m.group;
+static inline f32v fp8_scales(const dl_matrix& m, int part, int64_t row0, int64_t block) {
+    const int64_t across = div_up(m.columns, m.group);
     float lanes[16];
     for (int row = 0; row < 16; row++) {
-        const int64_t r = row0 + row < m.rows ? row0 + row : m.rows - 1;
-        lanes[row] = m.scales[part][r / m.scale_rows * across + block];
+        lanes[row] = m.scales[part][least(row0 + row, m.rows - 1) / m.scale_rows * across + block];
     }
     return load(lanes);
 }
-template <class Put>  // put(first column, four f16v)
+template <class Put>  // put(first column, four f32v)
 static inline void expand_fp8(const dl_matrix& m, int part, int64_t row0, const uint8_t* p, int64_t stride, Put put) {
-    f16v scale = zero();
+    f32v scale = zero();
     for (int64_t column = 0; column < m.columns; column += 4) {
         if (column % m.group == 0) scale = fp8_scales(m, part, row0, column / m.group);
         const u32v w = gather_words(p + column, stride);
-        f16v v[4];
+        f32v v[4];
         for (int j = 0; j < 4; j++) v[j] = e4m3_to_float(byte_of(w, j)) * scale;
         put(column, v);
     }

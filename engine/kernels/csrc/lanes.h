@@ -19,10 +19,10 @@ static inline u32v operator^(u32v a, u32v b) { return {_mm512_xor_si512(a.v, b.v
 static inline u32v operator<<(u32v a, int n) { return {_mm512_slli_epi32(a.v, unsigned(n))}; }
 static inline u32v operator>>(u32v a, int n) { return {_mm512_srli_epi32(a.v, unsigned(n))}; }
 static inline u32v add_words(u32v a, u32v b) { return {_mm512_add_epi32(a.v, b.v)}; }
-static inline f16v to_float(u32v a) { return {_mm512_cvtepi32_ps(a.v)}; }  // as signed
-static inline f16v as_float(u32v a) { return {_mm512_castsi512_ps(a.v)}; }
-static inline u32v as_words(f16v a) { return {_mm512_castps_si512(a.v)}; }
-static inline f16v half_to_float(u32v a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a.v))}; }  // low 16 bits
+static inline f32v to_float(u32v a) { return {_mm512_cvtepi32_ps(a.v)}; }  // as signed
+static inline f32v as_float(u32v a) { return {_mm512_castsi512_ps(a.v)}; }
+static inline u32v as_words(f32v a) { return {_mm512_castps_si512(a.v)}; }
+static inline f32v half_to_float(u32v a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a.v))}; }  // low 16 bits
 // each byte b becomes table[b & 15]; bytes must be below 128
 static inline u32v lookup(u32v a, const uint8_t* table) {
     return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), a.v)};
@@ -71,14 +71,14 @@ static inline u32v operator>>(u32v x, int n) {
     return {_mm256_srli_epi32(x.a, n), _mm256_srli_epi32(x.b, n)};
 }
 static inline u32v add_words(u32v x, u32v y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
-static inline f16v to_float(u32v x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-static inline f16v as_float(u32v x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
-static inline u32v as_words(f16v x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+static inline f32v to_float(u32v x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+static inline f32v as_float(u32v x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+static inline u32v as_words(f32v x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
 static inline __m256 half8_to_float(__m256i x) {
     const __m256i low = _mm256_and_si256(x, _mm256_set1_epi32(0xffff));
     return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
 }
-static inline f16v half_to_float(u32v x) { return {half8_to_float(x.a), half8_to_float(x.b)}; }
+static inline f32v half_to_float(u32v x) { return {half8_to_float(x.a), half8_to_float(x.b)}; }
 static inline u32v lookup(u32v x, const uint8_t* table) {
     const __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
     return {_mm256_shuffle_epi8(t, x.a), _mm256_shuffle_epi8(t, x.b)};
@@ -115,11 +115,7 @@ typedef uint32_t words16 __attribute__((vector_size(64)));
 struct u32v {
     words16 v;
 };
-static inline u32v load_words(const void* p) {
-    u32v r;
-    memcpy(&r.v, p, 64);
-    return r;
-}
+static inline u32v load_words(const void* p) { return lanes_at<u32v>(p); }
 static inline void store_words(void* p, u32v a) { memcpy(p, &a.v, 64); }
 static inline u32v set1_word(uint32_t x) { return {x - words16{}}; }
 static inline u32v operator&(u32v a, u32v b) { return {a.v & b.v}; }
@@ -128,10 +124,10 @@ static inline u32v operator^(u32v a, u32v b) { return {a.v ^ b.v}; }
 static inline u32v operator<<(u32v a, int n) { return {a.v << n}; }
 static inline u32v operator>>(u32v a, int n) { return {a.v >> n}; }
 static inline u32v add_words(u32v a, u32v b) { return {a.v + b.v}; }
-static inline f16v to_float(u32v a) { return {__builtin_convertvector((ints16)a.v, floats16)}; }
-static inline f16v as_float(u32v a) { return {(floats16)a.v}; }
-static inline u32v as_words(f16v a) { return {(words16)a.v}; }
-static inline f16v half_to_float(u32v a) {
+static inline f32v to_float(u32v a) { return {__builtin_convertvector((ints16)a.v, floats16)}; }
+static inline f32v as_float(u32v a) { return {(floats16)a.v}; }
+static inline u32v as_words(f32v a) { return {(words16)a.v}; }
+static inline f32v half_to_float(u32v a) {
     const words16 sign = (a.v & 0x8000) << 16, exponent = a.v >> 10 & 31, mantissa = a.v & 0x3ff;
     const words16 normal = (exponent + 112) << 23 | mantissa << 13, special = 0x7f800000 | mantissa << 13;
     const words16 small = (words16)(__builtin_convertvector((ints16)mantissa, floats16) * 0x1p-24f);
@@ -158,7 +154,7 @@ static inline u32v gather_words(const uint8_t* p, int64_t stride) {
 #endif
 
 // Sixteen bf16, rounded to nearest even; a NaN stays one.
-static inline void store_bf16(uint16_t* p, f16v a) {
+static inline void store_bf16(uint16_t* p, f32v a) {
 #if defined(__AVX512F__)
     const u32v bits = as_words(a);
     const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);

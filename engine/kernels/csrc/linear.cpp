@@ -1,7 +1,6 @@
 // Linear layers, with the norm before them; embedding rows and the norm alone.
 #include "norm.h"
 #include "products.h"
-#include "workspace.h"
 
 namespace dl {
 namespace {
@@ -33,10 +32,10 @@ extern "C" int dl_linear(const float* x, int64_t ldx, int64_t m, const float* no
     int64_t num_panels = 0, panel_bytes = 0;
     for (int i = 0; i < num_matrices; i++) {
         uses[matrices[i]->form] = true;
-        num_panels += (matrices[i]->rows + 15) / 16;
-        if (Panel::bytes(*matrices[i]) > panel_bytes) panel_bytes = Panel::bytes(*matrices[i]);
+        num_panels += panels_of(*matrices[i]);
+        panel_bytes = greatest(panel_bytes, Panel::bytes(*matrices[i]));
     }
-    const int64_t at_once = m < TOKENS_AT_ONCE ? round_up(m, 64) : TOKENS_AT_ONCE;
+    const int64_t at_once = least(TOKENS_AT_ONCE, round_up(m, 64));
     Scratch s;
     auto carve = [&](Carver c) {
         for (int form = 0; form < 3; form++)
@@ -49,7 +48,7 @@ extern "C" int dl_linear(const float* x, int64_t ldx, int64_t m, const float* no
     uint8_t* memory = Workspace::need(carve(Carver(nullptr)));
     if (!memory) return DL_OUT_OF_MEMORY;
     carve(Carver(memory));
-    const int64_t share = num_panels / (threads * 8), chunk = share < 1 ? 1 : share > 16 ? 16 : share;
+    const int64_t chunk = chunk_of(num_panels, threads * 8);
     bool known = true;
 
 #pragma omp parallel num_threads(threads)
@@ -59,7 +58,7 @@ extern "C" int dl_linear(const float* x, int64_t ldx, int64_t m, const float* no
         uint8_t* panel_scratch = s.panel + thread * panel_bytes;
         float *normed = s.normed + thread * round_up(columns, 16), *sum = s.sum + thread * Panel::SUM_BYTES / 4;
         for (int64_t first = 0; first < m; first += at_once) {
-            const int64_t tokens = m - first < at_once ? m - first : at_once;
+            const int64_t tokens = least(at_once, m - first);
 #pragma omp for schedule(static)
             for (int64_t t = 0; t < tokens; t++) {
                 const float* row = x + (first + t) * ldx;
@@ -71,13 +70,13 @@ extern "C" int dl_linear(const float* x, int64_t ldx, int64_t m, const float* no
             for (int64_t index = 0; index < num_panels; index++) {
                 int64_t here = index, at = 0;
                 int which = 0;
-                for (; here >= (matrices[which]->rows + 15) / 16; which++) {
-                    here -= (matrices[which]->rows + 15) / 16;
+                for (; here >= panels_of(*matrices[which]); which++) {
+                    here -= panels_of(*matrices[which]);
                     at += matrices[which]->rows;
                 }
                 const dl_matrix& matrix = *matrices[which];
                 Panel panel(matrix, panel_scratch);
-                const int64_t row0 = 16 * here, rows = matrix.rows - row0 < 16 ? matrix.rows - row0 : 16;
+                const int64_t row0 = 16 * here, rows = least(16, matrix.rows - row0);
                 float* to = out + first * ldo + at + row0;
                 const bool done = panel.multiply(0, row0, panel.start_of(0, row0 + 16), s.tiles[matrix.form], tokens, sum,
                                                  [&](int64_t t0, int64_t n, const float* y) {

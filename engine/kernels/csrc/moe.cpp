@@ -9,7 +9,6 @@
 
 #include "norm.h"
 #include "products.h"
-#include "workspace.h"
 
 namespace dl {
 namespace {
@@ -40,6 +39,7 @@ struct Batch {
     float* weights = nullptr;       // [m][top_k]
     int32_t* slot_token = nullptr;  // which token a slot holds, [slots]
     float* slot_weight = nullptr;   // and with what weight its expert counts
+    bool forms[3] = {};             // those that matrices take the normed inputs in
     uint8_t* tiles[3] = {};         // every token's normed inputs, by form
     uint8_t* gathered[3] = {};      // the same by slot
     float* inner = nullptr;         // silu(gate) * up, [slots][intermediate]
@@ -48,12 +48,10 @@ struct Batch {
     int64_t scratch_bytes = 0, panel_bytes = 0;
 
     TileShape input_shape() const { return {hidden}; }
-    int64_t intermediate(bool shared) const { return shared ? moe.shared_gate_proj->rows : moe.gate->rows; }
+    bool routed() const { return moe.router != nullptr; }
 };
 
-static inline bool routed(const dl_moe& moe) { return moe.router != nullptr; }
-
-static void use(bool* forms, const dl_matrix* matrix) {
+void use(bool* forms, const dl_matrix* matrix) {
     if (matrix) forms[matrix->form] = true;
 }
 
@@ -69,20 +67,16 @@ void choose(const float* logits, int64_t num_experts, int top_k, bool normalise,
         chosen[place] = int32_t(e);
     }
     float total = 0.0f;
-    auto weigh = [&](f16v value) {
-        float lanes[16];
-        store(lanes, exp(value - set1(most)));
-        return lanes[0];
-    };
+    auto weigh = [&](float logit) { return first_lane(exp(set1(logit) - set1(most))); };
     if (normalise) {
-        for (int i = 0; i < top_k; i++) total += weights[i] = weigh(set1(logits[chosen[i]]));
+        for (int i = 0; i < top_k; i++) total += weights[i] = weigh(logits[chosen[i]]);
     } else {
-        f16v sums = zero();
+        f32v sums = zero();
         int64_t e = 0;
         for (; e + 16 <= num_experts; e += 16) sums = sums + exp(load(logits + e) - set1(most));
         total = sum(sums);
-        for (; e < num_experts; e++) total += weigh(set1(logits[e]));
-        for (int i = 0; i < top_k; i++) weights[i] = weigh(set1(logits[chosen[i]]));
+        for (; e < num_experts; e++) total += weigh(logits[e]);
+        for (int i = 0; i < top_k; i++) weights[i] = weigh(logits[chosen[i]]);
     }
     for (int i = 0; i < top_k; i++) weights[i] /= total;
     for (int i = 1; i < top_k; i++)  // ascending by number
@@ -93,17 +87,11 @@ void choose(const float* logits, int64_t num_experts, int top_k, bool normalise,
 }
 
 float dot(const float* a, const float* b, int64_t n) {
-    f16v total = zero();
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) total = fma(load(a + i), load(b + i), total);
-    if (i < n) total = fma(load_part(a + i, n - i), load_part(b + i, n - i), total);
+    f32v total = zero();
+    by_sixteen(n, [&](int64_t i, int64_t left) {
+        total = fma(load_up_to(a + i, left), load_up_to(b + i, left), total);
+    });
     return sum(total);
-}
-
-float sigmoid_of(float x) {
-    float lanes[16];
-    store(lanes, sigmoid(set1(x)));
-    return lanes[0];
 }
 
 // Give every expert that was chosen its slots, sixteen at a time.
@@ -111,7 +99,7 @@ void assign_slots(Batch& b, std::vector<Expert>& experts) {
     const dl_moe& moe = b.moe;
     int64_t slot = 0;
     experts.clear();
-    if (routed(moe)) {
+    if (b.routed()) {
         const int64_t num_experts = moe.router->rows, pairs = b.m * moe.top_k;
         std::vector<int64_t> next(num_experts, 0);
         for (int64_t i = 0; i < pairs; i++) next[b.chosen[i]]++;
@@ -136,12 +124,12 @@ void assign_slots(Batch& b, std::vector<Expert>& experts) {
 
 void cut_tasks(const Batch& b, const std::vector<Expert>& experts, std::vector<Task>& tasks) {
     int64_t total = 0;
-    for (const Expert& e : experts) total += (e.gate->rows + 15) / 16;
-    const int64_t share = total / (b.threads * 8), chunk = share < 1 ? 1 : share > 16 ? 16 : share;
+    for (const Expert& e : experts) total += panels_of(*e.gate);
+    const int64_t chunk = chunk_of(total, b.threads * 8);
     tasks.clear();
     for (size_t e = 0; e < experts.size(); e++)
-        for (int64_t p = 0, end = (experts[e].gate->rows + 15) / 16; p < end; p += chunk)
-            tasks.push_back({int32_t(e), int32_t(p), int32_t(p + chunk < end ? p + chunk : end)});
+        for (int64_t p = 0, end = panels_of(*experts[e].gate); p < end; p += chunk)
+            tasks.push_back({int32_t(e), int32_t(p), int32_t(least(end, p + chunk))});
 }
 
 void gather(Batch& b, const Expert& e) {
@@ -163,15 +151,10 @@ uint8_t* inputs_of(const Batch& b, const Expert& e, int form) {
     return e.shared ? b.tiles[form] : b.gathered[form] + e.first_slot / 16 * bytes;
 }
 
-// Intermediate sizes of routed and shared experts may differ: their slots' inner rows lie in two regions.
-float* inner_of(const Batch& b, const Expert& e) {
-    if (!e.shared || !routed(b.moe)) return b.inner + e.first_slot * b.intermediate(e.shared);
-    return b.inner + e.first_slot * b.intermediate(false);  // the routed experts' slots come before
-}
+// All that lie before an expert are routed ones, of one size: the shared one comes last.
+float* inner_of(const Batch& b, const Expert& e) { return b.inner + (b.routed() ? e.first_slot * b.moe.gate->rows : 0); }
 uint8_t* inner_tiles_of(const Batch& b, const Expert& e) {
-    if (!e.shared) return b.inner_tiles + e.first_slot / 16 * TileShape{b.moe.down->columns}.bytes(b.moe.down->form);
-    const int64_t before = routed(b.moe) ? e.first_slot / 16 * TileShape{b.moe.down->columns}.bytes(b.moe.down->form) : 0;
-    return b.inner_tiles + before;
+    return b.inner_tiles + (b.routed() ? e.first_slot / 16 * TileShape{b.moe.down->columns}.bytes(b.moe.down->form) : 0);
 }
 
 bool gate_and_up(const Batch& b, const Expert& e, const Task& task, uint8_t* scratch) {
@@ -180,17 +163,14 @@ bool gate_and_up(const Batch& b, const Expert& e, const Task& task, uint8_t* scr
     float* inner = inner_of(b, e);
     const int64_t size = e.gate->rows;
     for (int64_t p = task.first_panel; p < task.end_panel; p++) {
-        const int64_t rows = size - 16 * p < 16 ? size - 16 * p : 16;
+        const int64_t rows = least(16, size - 16 * p);
         const uint8_t* next = gate.start_of(e.part, p + 1 < task.end_panel ? 16 * (p + 1) : 0);
         const bool done = gate.multiply(e.part, 16 * p, up.start_of(e.part, 16 * p), inputs_of(b, e, e.gate->form), e.tokens, sum,
                                         [&](int64_t t0, int64_t n, const float* y) { memcpy(gated + 16 * t0, y, 64 * n); }) &&
                           up.multiply(e.part, 16 * p, next, inputs_of(b, e, e.up->form), e.tokens, sum,
                                       [&](int64_t t0, int64_t n, const float* y) {
-            for (int64_t t = 0; t < n; t++) {
-                float lanes[16];
-                store(lanes, silu(load(gated + 16 * (t0 + t))) * load(y + 16 * t));
-                memcpy(inner + (t0 + t) * size + 16 * p, lanes, 4 * rows);
-            }
+            for (int64_t t = 0; t < n; t++)
+                store_up_to(inner + (t0 + t) * size + 16 * p, rows, silu(load(gated + 16 * (t0 + t))) * load(y + 16 * t));
         });
         if (!done) return false;
     }
@@ -198,7 +178,7 @@ bool gate_and_up(const Batch& b, const Expert& e, const Task& task, uint8_t* scr
 }
 
 bool down(const Batch& b, const std::vector<Expert>& experts, int64_t first_panel, int64_t end_panel, uint8_t* scratch) {
-    const int64_t column = 16 * first_panel, width = (16 * end_panel < b.hidden ? 16 * end_panel : b.hidden) - column;
+    const int64_t column = 16 * first_panel, width = least(b.hidden, 16 * end_panel) - column;
     float* sum = (float*)(scratch + b.panel_bytes);
     for (int64_t t = 0; t < b.m; t++) memset(b.sum + t * b.hidden + column, 0, 4 * width);
     for (size_t i = 0; i < experts.size(); i++) {
@@ -208,20 +188,13 @@ bool down(const Batch& b, const std::vector<Expert>& experts, int64_t first_pane
             const uint8_t* next = panel.start_of(e.part, 16 * (p + 1));
             if (p + 1 == end_panel && i + 1 < experts.size())
                 next = experts[i + 1].down->parts[experts[i + 1].part] + column * experts[i + 1].down->row_bytes;
-            const int64_t rows = b.hidden - 16 * p < 16 ? b.hidden - 16 * p : 16;
+            const int64_t rows = least(16, b.hidden - 16 * p);
             const bool done = panel.multiply(e.part, 16 * p, next, inner_tiles_of(b, e), e.tokens, sum,
                                              [&](int64_t t0, int64_t n, const float* y) {
                 for (int64_t t = 0; t < n; t++) {
                     const int64_t slot = e.first_slot + t0 + t;
                     float* to = b.sum + b.slot_token[slot] * b.hidden + 16 * p;
-                    const f16v weight = set1(b.slot_weight[slot]);
-                    if (rows == 16) {
-                        store(to, fma(weight, load(y + 16 * t), load(to)));
-                    } else {
-                        float lanes[16];
-                        store(lanes, fma(weight, load(y + 16 * t), load_part(to, rows)));
-                        memcpy(to, lanes, 4 * rows);
-                    }
+                    store_up_to(to, rows, fma(set1(b.slot_weight[slot]), load(y + 16 * t), load_up_to(to, rows)));
                 }
             });
             if (!done) return false;
@@ -236,16 +209,16 @@ bool down(const Batch& b, const std::vector<Expert>& experts, int64_t first_pane
 int64_t carve(Batch& b, Carver c) {
     const dl_moe& moe = b.moe;
     const TileShape shape = b.input_shape();
-    const int64_t tokens = round_up(b.m, AT_ONCE), pairs = routed(moe) ? b.m * moe.top_k : 0;
-    const int64_t chosen_experts = routed(moe) ? (pairs < moe.router->rows ? pairs : moe.router->rows) : 0;
+    const int64_t tokens = round_up(b.m, AT_ONCE), pairs = b.routed() ? b.m * moe.top_k : 0;
+    const int64_t chosen_experts = b.routed() ? least(pairs, moe.router->rows) : 0;
     // Tiles are looked at up to four at a time: three more than there are may be read.
-    const int64_t routed_slots = routed(moe) ? round_up(pairs, 16) + 16 * (chosen_experts + 4) : 0;
+    const int64_t routed_slots = b.routed() ? round_up(pairs, 16) + 16 * (chosen_experts + 4) : 0;
     const int64_t slots = routed_slots + tokens + 64;
-    bool base[3] = {}, by_slot[3] = {};
-    use(base, moe.router), use(base, moe.shared_gate_proj), use(base, moe.shared_up);
-    use(base, moe.gate), use(base, moe.up), use(by_slot, moe.gate), use(by_slot, moe.up);
+    bool by_slot[3] = {};
+    use(by_slot, moe.gate), use(by_slot, moe.up);
+    for (const dl_matrix* matrix : {moe.router, moe.gate, moe.up, moe.shared_gate_proj, moe.shared_up}) use(b.forms, matrix);
     b.normed = c.take<float>(b.m * b.hidden);
-    b.logits = c.take<float>(b.m * (routed(moe) ? moe.router->rows : 0));
+    b.logits = c.take<float>(b.m * (b.routed() ? moe.router->rows : 0));
     b.sum = c.take<float>(b.m * b.hidden);
     b.shared_weight = c.take<float>(b.m);
     b.chosen = c.take<int32_t>(pairs);
@@ -253,14 +226,14 @@ int64_t carve(Batch& b, Carver c) {
     b.slot_token = c.take<int32_t>(slots);
     b.slot_weight = c.take<float>(slots);
     for (int form = 0; form < 3; form++) {
-        b.tiles[form] = c.take<uint8_t>(base[form] ? (tokens / 16 + 4) * shape.bytes(form) : 0);
+        b.tiles[form] = c.take<uint8_t>(b.forms[form] ? (tokens / 16 + 4) * shape.bytes(form) : 0);
         b.gathered[form] = c.take<uint8_t>(by_slot[form] ? (routed_slots / 16 + 4) * shape.bytes(form) : 0);
     }
     int64_t inner = 0, inner_tiles = 0;
     b.panel_bytes = 0;
     for (const dl_matrix* matrix : {moe.router, moe.gate, moe.up, moe.down, moe.shared_gate_proj, moe.shared_up, moe.shared_down})
-        if (matrix && Panel::bytes(*matrix) > b.panel_bytes) b.panel_bytes = Panel::bytes(*matrix);
-    if (routed(moe)) {
+        if (matrix) b.panel_bytes = greatest(b.panel_bytes, Panel::bytes(*matrix));
+    if (b.routed()) {
         inner += routed_slots * moe.gate->rows;
         inner_tiles += (routed_slots / 16 + 4) * TileShape{moe.down->columns}.bytes(moe.down->form);
     }
@@ -281,13 +254,10 @@ int add_experts(const dl_moe& moe, float* x, int64_t m, int64_t hidden, int thre
     if (!memory) return DL_OUT_OF_MEMORY;
     carve(b, Carver(memory));
     const TileShape shape = b.input_shape();
-    const int64_t output_panels = (hidden + 15) / 16, share = output_panels / (threads * 4);
-    const int64_t output_chunk = share < 1 ? 1 : share > 16 ? 16 : share;
-    bool base[3] = {}, known = true;
-    use(base, moe.router), use(base, moe.shared_gate_proj), use(base, moe.shared_up), use(base, moe.gate), use(base, moe.up);
+    const int64_t output_panels = div_up(hidden, 16), output_chunk = chunk_of(output_panels, threads * 4);
     std::vector<Expert> experts;
     std::vector<Task> tasks;
-    bool enough_memory = true;
+    bool known = true, enough_memory = true;
 
 #pragma omp parallel num_threads(threads)
     {
@@ -298,16 +268,16 @@ int add_experts(const dl_moe& moe, float* x, int64_t m, int64_t hidden, int thre
             float* row = b.normed + t * hidden;
             rms_norm(x + t * hidden, hidden, moe.norm, moe.eps, row);
             for (int form = 0; form < 3; form++)
-                if (base[form]) fill(form, shape, row, b.tiles[form] + t / 16 * shape.bytes(form), int(t % 16));
-            b.shared_weight[t] = moe.shared_gate ? sigmoid_of(dot(row, moe.shared_gate, hidden)) : 1.0f;
+                if (b.forms[form]) fill(form, shape, row, b.tiles[form] + t / 16 * shape.bytes(form), int(t % 16));
+            b.shared_weight[t] = moe.shared_gate ? first_lane(sigmoid(set1(dot(row, moe.shared_gate, hidden)))) : 1.0f;
         }
-        if (routed(moe)) {
+        if (b.routed()) {
             const int64_t num_experts = moe.router->rows;
 #pragma omp for schedule(dynamic)
-            for (int64_t p = 0; p < (num_experts + 15) / 16; p++) {
+            for (int64_t p = 0; p < panels_of(*moe.router); p++) {
                 Panel panel(*moe.router, scratch);
                 float* sum = (float*)(scratch + b.panel_bytes);
-                const int64_t rows = num_experts - 16 * p < 16 ? num_experts - 16 * p : 16;
+                const int64_t rows = least(16, num_experts - 16 * p);
                 const bool done = panel.multiply(0, 16 * p, panel.start_of(0, 16 * (p + 1)), b.tiles[moe.router->form], m, sum,
                                                  [&](int64_t t0, int64_t n, const float* y) {
                     for (int64_t t = 0; t < n; t++) memcpy(b.logits + (t0 + t) * num_experts + 16 * p, y + 16 * t, 4 * rows);
@@ -340,7 +310,7 @@ int add_experts(const dl_moe& moe, float* x, int64_t m, int64_t hidden, int thre
         }
 #pragma omp for schedule(dynamic)
         for (int64_t p = 0; p < output_panels; p += output_chunk)
-            if (enough_memory && !down(b, experts, p, p + output_chunk < output_panels ? p + output_chunk : output_panels, scratch)) known = false;
+            if (enough_memory && !down(b, experts, p, least(output_panels, p + output_chunk), scratch)) known = false;
     }
     return !enough_memory ? DL_OUT_OF_MEMORY : known ? DL_OK : DL_UNSUPPORTED;
 }
@@ -351,7 +321,7 @@ int add_experts(const dl_moe& moe, float* x, int64_t m, int64_t hidden, int thre
 extern "C" int dl_moe_add(const dl_moe* moe, float* x, int64_t m, int threads) {
     const int64_t hidden = moe->router ? moe->router->columns : moe->shared_gate_proj->columns;
     for (int64_t first = 0; first < m; first += dl::TOKENS_AT_ONCE) {
-        const int64_t tokens = m - first < dl::TOKENS_AT_ONCE ? m - first : dl::TOKENS_AT_ONCE;
+        const int64_t tokens = dl::least(dl::TOKENS_AT_ONCE, m - first);
         const int failed = dl::add_experts(*moe, x + first * hidden, tokens, hidden, threads);
         if (failed) return failed;
     }

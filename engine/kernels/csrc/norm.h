@@ -1,27 +1,16 @@
 // RMS norm of one row.
 #pragma once
-#include "simd.h"
+#include "common.h"
 
 namespace dl {
 
-static inline f16v load_part(const float* p, int64_t n) {  // n < 16; zeros after them
-    float lanes[16] = {};
-    memcpy(lanes, p, 4 * n);
-    return load(lanes);
-}
-
 // 1 / sqrt(mean(x²) + eps)
 static inline float inverse_rms(const float* x, int64_t n, float eps) {
-    f16v squares = zero();
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        const f16v a = load(x + i);
+    f32v squares = zero();
+    by_sixteen(n, [&](int64_t i, int64_t left) {
+        const f32v a = load_up_to(x + i, left);
         squares = fma(a, a, squares);
-    }
-    if (i < n) {
-        const f16v a = load_part(x + i, n - i);
-        squares = fma(a, a, squares);
-    }
+    });
     return 1.0f / std::sqrt(sum(squares) / float(n) + eps);
 }
 

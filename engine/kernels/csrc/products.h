@@ -5,12 +5,11 @@
 // and F32 forms all instruction sets agree bit for bit; the bf16 form has the order its instructions give it.
 #pragma once
 #include "expand.h"
+#include "tiles.h"
 
 namespace dl {
 
 constexpr int TILE = 16;  // tokens
-
-static inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Inputs of sixteen tokens, as each form wants them. Rows are padded, or all sixteen would share a few cache sets.
 struct TileShape {
@@ -44,13 +43,13 @@ static inline void fill_int8(const TileShape& shape, const float* x, uint8_t* ti
     int8_t* q = shape.int8_row(tile, token);
     float *scale = shape.scale(tile) + token, *sum32 = shape.sum32(tile) + token, *sum16 = shape.sum16(tile) + token;
     for (int64_t group = 0; group < shape.columns / 32; group++, q += 32) {
-        const f16v a = load(x + 32 * group), b = load(x + 32 * group + 16);
+        const f32v a = load(x + 32 * group), b = load(x + 32 * group + 16);
         const float most = largest(max(abs(a), abs(b)));
         // A group without a finite largest number makes its token's outputs NaN, as floating point would.
         const bool finite = sum(abs(a) + abs(b)) < INFINITY;
         const float unit = finite ? most / 127.0f : NAN;
-        const f16v inverse = set1(finite && most > 1e-30f ? 127.0f / most : 0.0f);
-        const f16v low = finite ? round_even(a * inverse) : zero(), high = finite ? round_even(b * inverse) : zero();
+        const f32v inverse = set1(finite && most > 1e-30f ? 127.0f / most : 0.0f);
+        const f32v low = finite ? round_even(a * inverse) : zero(), high = finite ? round_even(b * inverse) : zero();
         store_bytes(q, low), store_bytes(q + 16, high);
         const float low_sum = sum(low), high_sum = sum(high);  // of whole numbers: exact
         scale[16 * group] = unit;
@@ -120,7 +119,7 @@ static inline u32v dot4(u32v sum, u32v w, const int8_t* inputs) {
 }
 #endif
 
-static inline f16v add_group(f16v total, u32v dot, f16v scale, f16v min, float unit, float sum) {
+static inline f32v add_group(f32v total, u32v dot, f32v scale, f32v min, float unit, float sum) {
     total = fma(to_float(dot), scale * set1(unit), total);
     return fma(min, set1(sum), total);
 }
@@ -133,7 +132,7 @@ struct Columns {
 
 template <int TOKENS, int GROUP>
 static inline void int8_tokens(const TileShape& shape, const Int8Panel& panel, Columns columns, uint8_t* tile, int first, float* sum) {
-    f16v total[TOKENS];
+    f32v total[TOKENS];
     const int8_t* x[TOKENS];
     for (int t = 0; t < TOKENS; t++) total[t] = load(sum + 16 * (first + t)), x[t] = shape.int8_row(tile, first + t) + columns.begin;
     const float* units = shape.scale(tile) + columns.begin / 2 + first;
@@ -147,7 +146,7 @@ static inline void int8_tokens(const TileShape& shape, const Int8Panel& panel, C
 #pragma GCC unroll 8
             for (int t = 0; t < TOKENS; t++) dot[t] = dot4(dot[t], w, x[t] + GROUP * group + 4 * i);
         }
-        const f16v scale = load(panel.scale + 16 * group), min = load(panel.min + 16 * group);
+        const f32v scale = load(panel.scale + 16 * group), min = load(panel.min + 16 * group);
 #pragma GCC unroll 8
         for (int t = 0; t < TOKENS; t++)
             total[t] = add_group(total[t], dot[t], scale, min, units[16 * (group * GROUP / 32) + t], sums[16 * group + t]);
@@ -169,17 +168,8 @@ static inline void int8_products(const TileShape& shape, const Int8Panel& panel,
 // ---- bf16: one sum over even columns and one over odd ones, but for AMX, whose tiles add pairs themselves
 
 #if defined(__AMX_BF16__)
-// The tile instructions do not say that they read memory: what was written before must be there.
-#define COMPILER_BARRIER __asm__ volatile("" ::: "memory")
-
 // Tile registers: 0–3 sums, 6 inputs, 7 weights. (Tiles of 8-bit integers gain nothing here: they must be emptied after
 // every group of 32 columns, whose sums then meet their scales in the vector registers all the same.)
-struct alignas(64) TileConfig {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
 constexpr int BF16_SUMS = 1;
 static inline void bf16_products(const TileShape& shape, const uint32_t* panel, Columns columns, uint8_t* tiles, int64_t tile_bytes,
                                  int num_tiles, int, float* sum) {
@@ -212,7 +202,7 @@ static inline void bf16_products(const TileShape& shape, const uint32_t* panel, 
 #else
 constexpr int BF16_SUMS = 2;
 struct PairSum {
-    f16v a, b;
+    f32v a, b;
 #if defined(__AVX512BF16__)
     void add(u32v even_pair, u32v odd_pair, const uint32_t* x) {
         a.v = _mm512_dpbf16_ps(a.v, (__m512bh)even_pair.v, (__m512bh)_mm512_set1_epi32(int(x[0])));
@@ -242,7 +232,7 @@ static inline void bf16_tokens(const TileShape& shape, const uint32_t* panel, Co
 static inline void bf16_products(const TileShape& shape, const uint32_t* panel, Columns columns, uint8_t* tiles, int64_t tile_bytes,
                                  int num_tiles, int tokens, float* sum) {
     for (int tile = 0; tile < num_tiles; tile++, tiles += tile_bytes, sum += 512) {
-        const int here = tokens - 16 * tile < 16 ? tokens - 16 * tile : 16;
+        const int here = int(least(TILE, tokens - TILE * tile));
         int first = 0;
         for (; here - first >= 8; first += 8) bf16_tokens<8>(shape, panel, columns, tiles, first, sum);
         for (; here - first >= 4; first += 4) bf16_tokens<4>(shape, panel, columns, tiles, first, sum);
@@ -256,14 +246,14 @@ static inline void bf16_products(const TileShape& shape, const uint32_t* panel, 
 constexpr int F32_SUMS = 4;
 template <int TOKENS>
 static inline void f32_tokens(const TileShape& shape, const float* panel, Columns columns, const uint8_t* tile, int first, float* sum) {
-    f16v total[TOKENS][4];
+    f32v total[TOKENS][4];
     for (int t = 0; t < TOKENS; t++)
         for (int i = 0; i < 4; i++) total[t][i] = load(sum + 256 * i + 16 * (first + t));
     const float* x = (const float*)tile + first * shape.f32_pitch() + columns.begin;
     for (int64_t column = 0; column < columns.count(); column += 4)
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
-            const f16v w = load(panel + 16 * (column + i));
+            const f32v w = load(panel + 16 * (column + i));
 #pragma GCC unroll 4
             for (int t = 0; t < TOKENS; t++) total[t][i] = fma(w, set1(x[t * shape.f32_pitch() + column + i]), total[t][i]);
         }
@@ -277,6 +267,10 @@ static inline void f32_products(const TileShape& shape, const float* panel, Colu
 }
 
 // ---- A panel of any matrix
+
+static inline int64_t panels_of(const dl_matrix& m) { return div_up(m.rows, 16); }
+// Panels a thread takes at a time, to share them out about `shares` times.
+static inline int64_t chunk_of(int64_t panels, int64_t shares) { return least(16, greatest(1, panels / shares)); }
 
 constexpr int AT_ONCE = 64;  // tokens whose sums are kept at a time
 constexpr int FEW = 4;
@@ -315,10 +309,10 @@ public:
         const int64_t all = padded_columns(), step = few ? stretch() : STRETCH;
         if (!few && !expand({0, all}, part, row0, p, next)) return false;
         for (int64_t first = 0; first < tokens; first += AT_ONCE, tiles += AT_ONCE / TILE * shape.bytes(m.form)) {
-            const int64_t here = tokens - first < AT_ONCE ? tokens - first : AT_ONCE;
-            memset(sum, 0, (here + 15) / 16 * 1024 * sums());
+            const int64_t here = least(AT_ONCE, tokens - first);
+            memset(sum, 0, round_up(here, TILE) * 64 * sums());
             for (int64_t column = 0; column < all; column += step) {
-                const Columns columns{column, column + step < all ? column + step : all};
+                const Columns columns{column, least(all, column + step)};
                 if (few && !expand(columns, part, row0, p, next)) return false;
                 add_products(columns, few ? 0 : column, tiles, int(here), sum);
             }
@@ -344,11 +338,11 @@ private:
     // The panel's values for these columns start at its column `at`.
     void add_products(Columns columns, int64_t at, uint8_t* tiles, int tokens, float* sum) const {
         const int64_t tile_bytes = shape.bytes(m.form);
-        const int num_tiles = (tokens + 15) / 16, group = group_of(m.format);
+        const int num_tiles = int(div_up(tokens, TILE)), group = group_of(m.format);
         if (m.form == DL_FORM_BF16) return bf16_products(shape, words + 8 * at, columns, tiles, tile_bytes, num_tiles, tokens, sum);
         const Int8Panel panel{int8.q + 16 * at, int8.scale + 16 * (at / group), int8.min + 16 * (at / group)};
         for (int tile = 0; tile < num_tiles; tile++, tiles += tile_bytes, sum += 256 * sums()) {
-            const int here = tokens - 16 * tile < 16 ? tokens - 16 * tile : 16;
+            const int here = int(least(TILE, tokens - TILE * tile));
             if (m.form == DL_FORM_F32) f32_products(shape, (const float*)words + 16 * at, columns, tiles, here, sum);
             else if (group == 16) int8_products<16>(shape, panel, columns, tiles, here, sum);
             else int8_products<32>(shape, panel, columns, tiles, here, sum);
@@ -361,7 +355,7 @@ private:
         if (n == 1) return;
         for (int t = 0; t < tokens; t++) {
             const float* from = sum + t / 16 * 256 * n + t % 16 * 16;
-            f16v total = load(from) + load(from + 256);
+            f32v total = load(from) + load(from + 256);
             if (n == 4) total = total + (load(from + 512) + load(from + 768));
             store(sum + 16 * t, total);
         }
@@ -375,7 +369,7 @@ private:
     }
 
     bool expand_to_bf16(Columns columns, int part, int64_t row0, const uint8_t* p, const uint8_t* next) {
-        const int64_t end = columns.end < m.columns ? columns.end : m.columns, count = end - columns.begin;
+        const int64_t end = least(columns.end, m.columns), count = end - columns.begin;
         if (m.format == DL_BF16) {
             p += 2 * columns.begin;
             expand_bf16(p, m.row_bytes, count / 2 * 2, words, next + 32 * columns.begin);
@@ -387,7 +381,7 @@ private:
                 }
         } else if (m.format == DL_FP8_E4M3 && m.columns % 4 == 0) {
             prefetch(next, 16 * m.row_bytes);
-            expand_fp8(m, part, row0, p, m.row_bytes, [&](int64_t column, const f16v* v) {
+            expand_fp8(m, part, row0, p, m.row_bytes, [&](int64_t column, const f32v* v) {
                 for (int j = 0; j < 2; j++)
                     store_words(words + 16 * (column / 2 + j), round_to_bf16(v[2 * j]) | (round_to_bf16(v[2 * j + 1]) << 16));
             });
@@ -400,7 +394,7 @@ private:
 
     bool expand_to_f32(Columns columns, int part, int64_t row0, const uint8_t* p, const uint8_t* next) {
         float* out = (float*)words;
-        const int64_t end = columns.end < m.columns ? columns.end : m.columns, count = end - columns.begin;
+        const int64_t end = least(columns.end, m.columns), count = end - columns.begin;
         auto value_of = [&](int64_t column, int size) {  // of each row, in the low bits
             uint32_t lanes[16] = {};
             for (int row = 0; row < 16; row++) memcpy(lanes + row, p + row * m.row_bytes + column * size, size);
@@ -440,7 +434,7 @@ private:
             case DL_FP8_E4M3:
                 if (m.columns % 4) return false;
                 prefetch(next, 16 * m.row_bytes);
-                expand_fp8(m, part, row0, p, m.row_bytes, [&](int64_t at, const f16v* v) {
+                expand_fp8(m, part, row0, p, m.row_bytes, [&](int64_t at, const f32v* v) {
                     for (int j = 0; j < 4; j++) store(out + 16 * (at + j), v[j]);
                 });
                 break;
@@ -460,7 +454,7 @@ private:
         const int group = group_of(m.format);
         for (int64_t i = 0; i < columns.count(); i++) {
             const u32v q = byte_of(load_words(at.q + 16 * (i & ~3)), int(i & 3));
-            const f16v scale = load(at.scale + 16 * (i / group)), min = load(at.min + 16 * (i / group));
+            const f32v scale = load(at.scale + 16 * (i / group)), min = load(at.min + 16 * (i / group));
             store(out + 16 * i, to_float(q) * scale - min);
         }
         return true;
@@ -471,21 +465,6 @@ private:
     uint32_t* words;
     Int8Panel int8;
     uint8_t* spare;
-};
-
-// AMX wants its tiles described before use, by each thread; nothing to do elsewhere.
-struct TileRegisters {
-#if defined(__AMX_BF16__)
-    TileRegisters() {
-        const TileConfig config;
-        _tile_loadconfig(&config);
-    }
-    ~TileRegisters() { _tile_release(); }
-#endif
-    TileRegisters(const TileRegisters&) = delete;
-#if !defined(__AMX_BF16__)
-    TileRegisters() {}
-#endif
 };
 
 }  // namespace dl
