@@ -22,8 +22,9 @@ struct Codebooks {
 };
 extern Codebooks codebooks;
 
+static inline void prefetch_line(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
 static inline void prefetch(const uint8_t* p, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+    for (int64_t i = 0; i < bytes; i += 64) prefetch_line(p + i);
 }
 
 // Columns that share a scale.
@@ -34,39 +35,59 @@ static inline int group_of(int format) {
     }
 }
 
+// Loops over a block's parts, whose values would go through memory otherwise.
+#if defined(__AVX512F__)
+#define UNROLL _Pragma("GCC unroll 16")
+#else
+#define UNROLL
+#endif
+
 namespace blocks {
 
 constexpr uint32_t LOW = 0x0f0f0f0f;
 
-static inline void put(uint8_t* q, int index, u32v words) { store_words(q + 64 * index, words); }
+// Where the values of a block go. With every sixteen rows of four columns, the memory of the next panel's is asked for:
+// spread out like this, reading and computing overlap.
+template <class Block>
+struct Sink {
+    uint8_t* q;
+    float *scale, *min;
+    const uint8_t* next;
+    void put(int index, u32v words) const {
+        store_words(q + 64 * index, words);
+        prefetch_line(next + index * 64 * Block::bytes / Block::columns);
+    }
+    void scales(int group, f32v s, f32v m) const { store(scale + 16 * group, s), store(min + 16 * group, m); }
+};
 
 // Sixteen bytes of nibbles: the low ones are values 0–15, the high ones 16–31 (eight words of q).
-template <class Map>
-static inline void nibbles32(const uint8_t* p, int64_t stride, uint8_t* q, Map map) {
+template <class Out, class Map>
+static inline void nibbles32(const uint8_t* p, int64_t stride, const Out& out, int at, Map map) {
     u32v w[4];
     transpose4(p, stride, w);
+    UNROLL
     for (int j = 0; j < 4; j++) {
-        put(q, j, map(w[j] & set1_word(LOW), j));
-        put(q, 4 + j, map((w[j] >> 4) & set1_word(LOW), 4 + j));
+        out.put(at + j, map(w[j] & set1_word(LOW), j));
+        out.put(at + 4 + j, map((w[j] >> 4) & set1_word(LOW), 4 + j));
     }
 }
 static inline u32v as_is(u32v w, int) { return w; }
 
 struct Q4_0 {
     static constexpr int columns = 32, bytes = 18, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<Q4_0>& out) {
         const f32v d = half_to_float(gather_words(p, stride));
-        nibbles32(p + 2, stride, q, as_is);
-        store(scale, d), store(min, d * set1(8.0f));
+        nibbles32(p + 2, stride, out, 0, as_is);
+        out.scales(0, d, d * set1(8.0f));
     }
 };
 
 struct Q4_1 {
     static constexpr int columns = 32, bytes = 20, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<Q4_1>& out) {
         const u32v header = gather_words(p, stride);
-        nibbles32(p + 4, stride, q, as_is);
-        store(scale, half_to_float(header)), store(min, zero() - half_to_float(header >> 16));
+        nibbles32(p + 4, stride, out, 0, as_is);
+        out.scales(0, half_to_float(header), zero() - half_to_float(header >> 16));
     }
 };
 
@@ -79,81 +100,91 @@ static inline u32v fifth_bits(u32v w) {
 
 struct Q5_0 {
     static constexpr int columns = 32, bytes = 22, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<Q5_0>& out) {
         const f32v d = half_to_float(gather_words(p, stride));
         const u32v high = gather_words(p + 2, stride);
-        nibbles32(p + 6, stride, q, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
-        store(scale, d), store(min, d * set1(16.0f));
+        nibbles32(p + 6, stride, out, 0, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
+        out.scales(0, d, d * set1(16.0f));
     }
 };
 
 struct Q5_1 {
     static constexpr int columns = 32, bytes = 24, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<Q5_1>& out) {
         const u32v header = gather_words(p, stride), high = gather_words(p + 4, stride);
-        nibbles32(p + 8, stride, q, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
-        store(scale, half_to_float(header)), store(min, zero() - half_to_float(header >> 16));
+        nibbles32(p + 8, stride, out, 0, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
+        out.scales(0, half_to_float(header), zero() - half_to_float(header >> 16));
     }
 };
 
 struct Q8_0 {
     static constexpr int columns = 32, bytes = 34, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<Q8_0>& out) {
         u32v w[8];
         transpose8(p + 2, stride, w);
-        for (int j = 0; j < 8; j++) put(q, j, w[j] ^ set1_word(0x80808080));
+        UNROLL
+        for (int j = 0; j < 8; j++) out.put(j, w[j] ^ set1_word(0x80808080));
         const f32v d = half_to_float(gather_words(p, stride));
-        store(scale, d), store(min, d * set1(128.0f));
+        out.scales(0, d, d * set1(128.0f));
     }
 };
 
 struct Q2_K {
     static constexpr int columns = 256, bytes = 84, groups = 16;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<Q2_K>& out) {
         u32v s[4], w[8];
         transpose4(p, stride, s);
+        UNROLL
         for (int half = 0; half < 2; half++) {
             transpose8(p + 16 + 32 * half, stride, w);
+            UNROLL
             for (int g = 0; g < 4; g++)
-                for (int j = 0; j < 8; j++) put(q, 32 * half + 8 * g + j, (w[j] >> (2 * g)) & set1_word(0x03030303));
+                UNROLL
+                for (int j = 0; j < 8; j++) out.put(32 * half + 8 * g + j, (w[j] >> (2 * g)) & set1_word(0x03030303));
         }
         const u32v header = gather_words(p + 80, stride);
         const f32v d = half_to_float(header), dmin = half_to_float(header >> 16);
+        UNROLL
         for (int i = 0; i < 16; i++) {
             const u32v b = byte_of(s[i / 4], i % 4);
-            store(scale + 16 * i, d * to_float(b & set1_word(15)));
-            store(min + 16 * i, dmin * to_float(b >> 4));
+            out.scales(i, d * to_float(b & set1_word(15)), dmin * to_float(b >> 4));
         }
     }
 };
 
 struct Q3_K {
     static constexpr int columns = 256, bytes = 110, groups = 16;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<Q3_K>& out) {
         u32v high[8], w[8], s[4];
         transpose8(p, stride, high);
+        UNROLL
         for (int half = 0; half < 2; half++) {
             transpose8(p + 32 + 32 * half, stride, w);
+            UNROLL
             for (int g = 0; g < 4; g++)
+                UNROLL
                 for (int j = 0; j < 8; j++) {
                     const u32v third = ((high[j] >> (4 * half + g)) & set1_word(0x01010101)) << 2;
-                    put(q, 32 * half + 8 * g + j, ((w[j] >> (2 * g)) & set1_word(0x03030303)) | third);
+                    out.put(32 * half + 8 * g + j, ((w[j] >> (2 * g)) & set1_word(0x03030303)) | third);
                 }
         }
+        UNROLL
         for (int i = 0; i < 3; i++) s[i] = gather_words(p + 96 + 4 * i, stride);
         const f32v d = half_to_float(gather_words(p + 106, stride) >> 16);
+        UNROLL
         for (int i = 0; i < 16; i++) {
             u32v low = byte_of(s[i % 8 / 4], i % 4);
             low = i < 8 ? low & set1_word(15) : low >> 4;
             const u32v top = (byte_of(s[2], i % 4) >> (2 * (i / 4))) & set1_word(3);
             const f32v unit = d * (to_float(low | (top << 4)) - set1(32.0f));
-            store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(4.0f));
+            out.scales(i, unit, unit * set1(4.0f));
         }
     }
 };
 
 // The six-bit scales and mins of Q4_K and Q5_K, from the four words that open a block.
-static inline void k_scales(const uint8_t* p, int64_t stride, float* scale, float* min) {
+template <class Out>
+static inline void k_scales(const uint8_t* p, int64_t stride, const Out& out) {
     u32v w[4];
     transpose4(p, stride, w);
     const f32v d = half_to_float(w[0]), dmin = half_to_float(w[0] >> 16);
@@ -161,22 +192,24 @@ static inline void k_scales(const uint8_t* p, int64_t stride, float* scale, floa
     const u32v six = set1_word(0x3f3f3f3f), two = set1_word(0x30303030), low = set1_word(LOW);
     const u32v scales[2] = {w[1] & six, (w[3] & low) | ((w[1] >> 2) & two)};
     const u32v mins[2] = {w[2] & six, ((w[3] >> 4) & low) | ((w[2] >> 2) & two)};
+    UNROLL
     for (int i = 0; i < 8; i++) {
-        store(scale + 16 * i, d * to_float(byte_of(scales[i / 4], i % 4)));
-        store(min + 16 * i, dmin * to_float(byte_of(mins[i / 4], i % 4)));
+        out.scales(i, d * to_float(byte_of(scales[i / 4], i % 4)), dmin * to_float(byte_of(mins[i / 4], i % 4)));
     }
 }
 
 struct Q4_K {
     static constexpr int columns = 256, bytes = 144, groups = 8;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
-        k_scales(p, stride, scale, min);
+    static void expand(const uint8_t* p, int64_t stride, const Sink<Q4_K>& out) {
+        k_scales(p, stride, out);
+        UNROLL
         for (int i = 0; i < 4; i++) {
             u32v w[8];
             transpose8(p + 16 + 32 * i, stride, w);
+            UNROLL
             for (int j = 0; j < 8; j++) {
-                put(q, 16 * i + j, w[j] & set1_word(LOW));
-                put(q, 16 * i + 8 + j, (w[j] >> 4) & set1_word(LOW));
+                out.put(16 * i + j, w[j] & set1_word(LOW));
+                out.put(16 * i + 8 + j, (w[j] >> 4) & set1_word(LOW));
             }
         }
     }
@@ -184,17 +217,19 @@ struct Q4_K {
 
 struct Q5_K {
     static constexpr int columns = 256, bytes = 176, groups = 8;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
-        k_scales(p, stride, scale, min);
+    static void expand(const uint8_t* p, int64_t stride, const Sink<Q5_K>& out) {
+        k_scales(p, stride, out);
         u32v high[8];
         transpose8(p + 16, stride, high);
         const u32v bit = set1_word(0x01010101);
+        UNROLL
         for (int i = 0; i < 4; i++) {
             u32v w[8];
             transpose8(p + 48 + 32 * i, stride, w);
+            UNROLL
             for (int j = 0; j < 8; j++) {
-                put(q, 16 * i + j, (w[j] & set1_word(LOW)) | (((high[j] >> (2 * i)) & bit) << 4));
-                put(q, 16 * i + 8 + j, ((w[j] >> 4) & set1_word(LOW)) | (((high[j] >> (2 * i + 1)) & bit) << 4));
+                out.put(16 * i + j, (w[j] & set1_word(LOW)) | (((high[j] >> (2 * i)) & bit) << 4));
+                out.put(16 * i + 8 + j, ((w[j] >> 4) & set1_word(LOW)) | (((high[j] >> (2 * i + 1)) & bit) << 4));
             }
         }
     }
@@ -202,26 +237,29 @@ struct Q5_K {
 
 struct Q6_K {
     static constexpr int columns = 256, bytes = 210, groups = 16;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<Q6_K>& out) {
         const u32v low = set1_word(LOW), top = set1_word(0x30303030);
+        UNROLL
         for (int half = 0; half < 2; half++) {
             u32v a[8], b[8], h[8];
             transpose8(p + 64 * half, stride, a);
             transpose8(p + 64 * half + 32, stride, b);
             transpose8(p + 128 + 32 * half, stride, h);
+            UNROLL
             for (int j = 0; j < 8; j++) {
-                put(q, 32 * half + j, (a[j] & low) | ((h[j] << 4) & top));
-                put(q, 32 * half + 8 + j, (b[j] & low) | ((h[j] << 2) & top));
-                put(q, 32 * half + 16 + j, ((a[j] >> 4) & low) | (h[j] & top));
-                put(q, 32 * half + 24 + j, ((b[j] >> 4) & low) | ((h[j] >> 2) & top));
+                out.put(32 * half + j, (a[j] & low) | ((h[j] << 4) & top));
+                out.put(32 * half + 8 + j, (b[j] & low) | ((h[j] << 2) & top));
+                out.put(32 * half + 16 + j, ((a[j] >> 4) & low) | (h[j] & top));
+                out.put(32 * half + 24 + j, ((b[j] >> 4) & low) | ((h[j] >> 2) & top));
             }
         }
         u32v s[4];
         transpose4(p + 192, stride, s);
         const f32v d = half_to_float(gather_words(p + 206, stride) >> 16);
+        UNROLL
         for (int i = 0; i < 16; i++) {
             const f32v unit = d * to_float(sign_extend_byte(s[i / 4] >> (8 * (i % 4))));
-            store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(32.0f));
+            out.scales(i, unit, unit * set1(32.0f));
         }
     }
 };
@@ -231,23 +269,24 @@ alignas(16) static const uint8_t IQ4_LEVELS[16] = {1, 24, 45, 63, 79, 93, 106, 1
 
 struct IQ4_NL {
     static constexpr int columns = 32, bytes = 18, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<IQ4_NL>& out) {
         const f32v d = half_to_float(gather_words(p, stride));
-        nibbles32(p + 2, stride, q, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
-        store(scale, d), store(min, d * set1(128.0f));
+        nibbles32(p + 2, stride, out, 0, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
+        out.scales(0, d, d * set1(128.0f));
     }
 };
 
 struct IQ4_XS {
     static constexpr int columns = 256, bytes = 136, groups = 8;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<IQ4_XS>& out) {
         const u32v header = gather_words(p, stride), low = gather_words(p + 4, stride), high = header >> 16;
         const f32v d = half_to_float(header);
+        UNROLL
         for (int i = 0; i < 8; i++) {
-            nibbles32(p + 8 + 16 * i, stride, q + 64 * 8 * i, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
+            nibbles32(p + 8 + 16 * i, stride, out, 8 * i, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
             const u32v six = ((low >> (4 * i)) & set1_word(15)) | (((high >> (2 * i)) & set1_word(3)) << 4);
             const f32v unit = d * (to_float(six) - set1(32.0f));
-            store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(128.0f));
+            out.scales(i, unit, unit * set1(128.0f));
         }
     }
 };
@@ -257,29 +296,32 @@ alignas(16) static const uint8_t FP4_LEVELS[16] = {12, 13, 14, 15, 16, 18, 20, 2
 
 struct MXFP4 {
     static constexpr int columns = 32, bytes = 17, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
-        nibbles32(p + 1, stride, q, [](u32v w, int) { return lookup(w, FP4_LEVELS); });
+    static void expand(const uint8_t* p, int64_t stride, const Sink<MXFP4>& out) {
+        nibbles32(p + 1, stride, out, 0, [](u32v w, int) { return lookup(w, FP4_LEVELS); });
         float unit[16];
         for (int row = 0; row < 16; row++) unit[row] = std::ldexp(1.0f, int(p[row * stride]) - 128);
-        store(scale, load(unit)), store(min, load(unit) * set1(12.0f));
+        out.scales(0, load(unit), load(unit) * set1(12.0f));
     }
 };
 
 // The sub-blocks' unsigned E4M3 scales first, then 8 bytes for each 16 values: low nibbles, then high ones.
 struct NVFP4 {
     static constexpr int columns = 64, bytes = 36, groups = 4;
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<NVFP4>& out) {
         const u32v scales = gather_words(p, stride);
+        UNROLL
         for (int i = 0; i < 4; i++) {
             const f32v unit = half_to_float((byte_of(scales, i) & set1_word(0x7f)) << 7) * set1(128.0f);
-            store(scale + 16 * i, unit), store(min + 16 * i, unit * set1(12.0f));
+            out.scales(i, unit, unit * set1(12.0f));
         }
         u32v w[8];
         transpose8(p + 4, stride, w);
+        UNROLL
         for (int i = 0; i < 4; i++)
+            UNROLL
             for (int j = 0; j < 2; j++) {
-                put(q, 4 * i + j, lookup(w[2 * i + j] & set1_word(LOW), FP4_LEVELS));
-                put(q, 4 * i + 2 + j, lookup((w[2 * i + j] >> 4) & set1_word(LOW), FP4_LEVELS));
+                out.put(4 * i + j, lookup(w[2 * i + j] & set1_word(LOW), FP4_LEVELS));
+                out.put(4 * i + 2 + j, lookup((w[2 * i + j] >> 4) & set1_word(LOW), FP4_LEVELS));
             }
     }
 };
@@ -287,13 +329,14 @@ struct NVFP4 {
 // The IQ2 and IQ3 types index codebooks of magnitudes, so each row is decoded by itself. Values are kept with 64 added.
 template <class Block>  // with decode(a row's block, values[256], scales[groups])
 struct ByRow {
-    static void expand(const uint8_t* p, int64_t stride, uint8_t* q, float* scale, float* min) {
+    static void expand(const uint8_t* p, int64_t stride, const Sink<Block>& out) {
         for (int row = 0; row < 16; row++) {
+            prefetch(out.next + row * Block::bytes, Block::bytes);
             uint8_t values[256];
             float scales[16];
             Block::decode(p + row * stride, values, scales);
-            for (int i = 0; i < 64; i++) memcpy(q + 64 * i + 4 * row, values + 4 * i, 4);
-            for (int i = 0; i < Block::groups; i++) scale[16 * i + row] = scales[i], min[16 * i + row] = 64.0f * scales[i];
+            for (int i = 0; i < 64; i++) memcpy(out.q + 64 * i + 4 * row, values + 4 * i, 4);
+            for (int i = 0; i < Block::groups; i++) out.scale[16 * i + row] = scales[i], out.min[16 * i + row] = 64.0f * scales[i];
         }
     }
 };
@@ -380,29 +423,32 @@ struct IQ3_S : ByRow<IQ3_S> {
 }  // namespace blocks
 
 // INT4: runs of `group` columns with an fp32 scale, a zero point and nibbles as in Q4_0.
-static inline void expand_int4(const uint8_t* p, int64_t stride, int64_t begin, int64_t end, int group, Int8Panel out,
+struct Int4Run {
+    static constexpr int columns = 32, bytes = 21;  // at most: a block's header is shared by its runs
+};
+static inline void expand_int4(const uint8_t* p, int64_t stride, int64_t begin, int64_t end, int group, Int8Panel panel,
                                const uint8_t* next) {
     const int64_t bytes = group / 2 + 5;
     p += begin / group * bytes, next += 16 * (begin / group) * bytes;
     for (int64_t block = begin / group; block < end / group; block++, p += bytes, next += 16 * bytes) {
-        prefetch(next, 16 * bytes);
         const f32v scale = as_float(gather_words(p, stride));
         const f32v min = scale * to_float(gather_words(p + 4, stride) & set1_word(0xff));
         for (int i = 0; i < group / 32; i++) {
-            blocks::nibbles32(p + 5 + 16 * i, stride, out.q, blocks::as_is);
-            store(out.scale, scale), store(out.min, min);
-            out.q += 512, out.scale += 16, out.min += 16;
+            const blocks::Sink<Int4Run> out{panel.q, panel.scale, panel.min, next + 256 * i};
+            blocks::nibbles32(p + 5 + 16 * i, stride, out, 0, blocks::as_is);
+            out.scales(0, scale, min);
+            panel.q += 512, panel.scale += 16, panel.min += 16;
         }
     }
 }
 
 template <class Block>
-static inline void expand_blocks(const uint8_t* p, int64_t stride, int64_t begin, int64_t end, Int8Panel out, const uint8_t* next) {
-    p += begin / Block::columns * Block::bytes, next += 16 * (begin / Block::columns) * Block::bytes;
+static inline void expand_blocks(const uint8_t* p, int64_t stride, int64_t begin, int64_t end, Int8Panel panel, const uint8_t* next) {
+    blocks::Sink<Block> out{panel.q, panel.scale, panel.min, next + 16 * (begin / Block::columns) * Block::bytes};
+    p += begin / Block::columns * Block::bytes;
     for (int64_t block = begin / Block::columns; block < end / Block::columns; block++) {
-        prefetch(next, 16 * Block::bytes);
-        Block::expand(p, stride, out.q, out.scale, out.min);
-        p += Block::bytes, next += 16 * Block::bytes;
+        Block::expand(p, stride, out);
+        p += Block::bytes, out.next += 16 * Block::bytes;
         out.q += 16 * Block::columns, out.scale += 16 * Block::groups, out.min += 16 * Block::groups;
     }
 }
@@ -455,6 +501,21 @@ static inline f32v fp8_scales(const dl_matrix& m, int part, int64_t row0, int64_
     }
     return load(lanes);
 }
+#if defined(__AVX512F__)
+// One row, rounded to bf16.
+static inline void fp8_row_to_bf16(const dl_matrix& m, int part, int64_t row, const uint8_t* p, uint16_t* out) {
+    const float* scales = m.scales[part] + least(row, m.rows - 1) / m.scale_rows * div_up(m.columns, m.group);
+    for (int64_t column = 0; column < m.columns; column += 16) {
+        const int64_t count = least(16, m.columns - column);
+        const __m128i bytes = _mm_maskz_loadu_epi8(__mmask16((1 << count) - 1), p + column);
+        float scale[16];
+        for (int i = 0; i < 16; i++) scale[i] = scales[least(column + i, m.columns - 1) / m.group];
+        uint16_t values[16];
+        store_bf16(values, e4m3_to_float({_mm512_cvtepu8_epi32(bytes)}) * load(scale));
+        memcpy(out + column, values, 2 * count);
+    }
+}
+#endif
 template <class Put>  // put(first column, four f32v)
 static inline void expand_fp8(const dl_matrix& m, int part, int64_t row0, const uint8_t* p, int64_t stride, Put put) {
     f32v scale = zero();

@@ -11,22 +11,26 @@ namespace dl {
 
 constexpr int TILE = 16;  // tokens
 
+// INT8: 32 columns of sixteen tokens, each with its scale, and -scale * Σ q over 32 and over 16 of them.
+struct Int8Inputs {
+    int8_t q[TILE][32];
+    float scale[TILE], sum32[TILE], sum16[2][TILE];
+};
+
 // Inputs of sixteen tokens, as each form wants them. Rows are padded, or all sixteen would share a few cache sets.
 struct TileShape {
     int64_t columns;
 
-    // INT8: q [16][pitch], then scale [K/32][16], then -scale * Σ q over 32 [K/32][16], then over 16 [K/16][16]
-    int64_t int8_pitch() const { return round_up(columns, 64) + 64; }
-    int64_t int8_bytes() const { return TILE * int8_pitch() + columns / 32 * 64 * 2 + columns / 16 * 64; }
-    int8_t* int8_row(uint8_t* tile, int token) const { return (int8_t*)tile + token * int8_pitch(); }
-    float* scale(uint8_t* tile) const { return (float*)(tile + TILE * int8_pitch()); }
-    float* sum32(uint8_t* tile) const { return scale(tile) + columns / 2; }
-    float* sum16(uint8_t* tile) const { return scale(tile) + columns; }
+    int64_t int8_bytes() const { return columns / 32 * int64_t(sizeof(Int8Inputs)); }
 
-    // bf16: [16][pitch] pairs' halves; zero past the columns
+    // bf16: pairs of columns, zero past the last: [16 tokens][pitch], but for AMX [pairs][16 tokens] as its tiles are
     int64_t bf16_columns() const { return round_up(columns, 32); }
     int64_t bf16_pitch() const { return bf16_columns() + 32; }
+#if defined(__AMX_BF16__)
+    int64_t bf16_bytes() const { return 2 * TILE * bf16_columns(); }
+#else
     int64_t bf16_bytes() const { return 2 * TILE * bf16_pitch(); }
+#endif
 
     // F32: [16][pitch]; zero past the columns
     int64_t f32_columns() const { return round_up(columns, 4); }
@@ -40,30 +44,36 @@ struct TileShape {
 
 // Put one token's inputs into its place in a tile.
 static inline void fill_int8(const TileShape& shape, const float* x, uint8_t* tile, int token) {
-    int8_t* q = shape.int8_row(tile, token);
-    float *scale = shape.scale(tile) + token, *sum32 = shape.sum32(tile) + token, *sum16 = shape.sum16(tile) + token;
-    for (int64_t group = 0; group < shape.columns / 32; group++, q += 32) {
-        const f32v a = load(x + 32 * group), b = load(x + 32 * group + 16);
+    Int8Inputs* out = (Int8Inputs*)tile;
+    for (int64_t column = 0; column < shape.columns; column += 32, out++) {
+        const f32v a = load(x + column), b = load(x + column + 16);
         const float most = largest(max(abs(a), abs(b)));
         // A group without a finite largest number makes its token's outputs NaN, as floating point would.
         const bool finite = sum(abs(a) + abs(b)) < INFINITY;
-        const float unit = finite ? most / 127.0f : NAN;
+        const float scale = finite ? most / 127.0f : NAN;
         const f32v inverse = set1(finite && most > 1e-30f ? 127.0f / most : 0.0f);
         const f32v low = finite ? round_even(a * inverse) : zero(), high = finite ? round_even(b * inverse) : zero();
-        store_bytes(q, low), store_bytes(q + 16, high);
+        store_bytes(out->q[token], low), store_bytes(out->q[token] + 16, high);
         const float low_sum = sum(low), high_sum = sum(high);  // of whole numbers: exact
-        scale[16 * group] = unit;
-        sum32[16 * group] = -unit * (low_sum + high_sum);
-        sum16[32 * group] = -unit * low_sum;
-        sum16[32 * group + 16] = -unit * high_sum;
+        out->scale[token] = scale;
+        out->sum32[token] = -scale * (low_sum + high_sum);
+        out->sum16[0][token] = -scale * low_sum;
+        out->sum16[1][token] = -scale * high_sum;
     }
 }
 static inline void fill_bf16(const TileShape& shape, const float* x, uint8_t* tile, int token) {
+#if defined(__AMX_BF16__)
+    uint32_t* out = (uint32_t*)tile + token;
+    for (int64_t i = 0; i < shape.bf16_columns(); i += 16, out += 8 * TILE) {
+        uint32_t pairs[8];
+        store_bf16((uint16_t*)pairs, i < shape.columns ? load_up_to(x + i, shape.columns - i) : zero());
+        for (int j = 0; j < 8; j++) out[TILE * j] = pairs[j];
+    }
+#else
     uint16_t* out = (uint16_t*)tile + token * shape.bf16_pitch();
-    int64_t i = 0;
-    for (; i + 16 <= shape.columns; i += 16) store_bf16(out + i, load(x + i));
-    for (; i < shape.columns; i++) out[i] = f32_to_bf16(x[i]);
-    for (int64_t i = shape.columns; i < shape.bf16_columns(); i++) out[i] = 0;
+    for (int64_t i = 0; i < shape.bf16_columns(); i += 16)
+        store_bf16(out + i, i < shape.columns ? load_up_to(x + i, shape.columns - i) : zero());
+#endif
 }
 static inline void fill_f32(const TileShape& shape, const float* x, uint8_t* tile, int token) {
     float* out = (float*)tile + token * shape.f32_pitch();
@@ -78,16 +88,25 @@ static inline void fill(int form, const TileShape& shape, const float* x, uint8_
 // Copy a token's inputs from one tile to another.
 static inline void move(int form, const TileShape& shape, uint8_t* from, int token, uint8_t* to, int place) {
     if (form == DL_FORM_BF16) {
+#if defined(__AMX_BF16__)
+        const uint32_t* source = (const uint32_t*)from + token;
+        uint32_t* target = (uint32_t*)to + place;
+        for (int64_t i = 0; i < TILE / 2 * shape.bf16_columns(); i += TILE) target[i] = source[i];
+#else
         const int64_t row = 2 * shape.bf16_pitch();
         memcpy(to + place * row, from + token * row, row);
+#endif
     } else if (form == DL_FORM_F32) {
         const int64_t row = 4 * shape.f32_pitch();
         memcpy(to + place * row, from + token * row, row);
     } else {
-        memcpy(shape.int8_row(to, place), shape.int8_row(from, token), shape.columns);
-        const float* source = shape.scale(from) + token;
-        float* target = shape.scale(to) + place;
-        for (int64_t i = 0; i < shape.columns / 8; i++) target[16 * i] = source[16 * i];  // scales and both sums
+        const Int8Inputs* source = (const Int8Inputs*)from;
+        Int8Inputs* target = (Int8Inputs*)to;
+        for (int64_t i = 0; i < shape.columns / 32; i++, source++, target++) {
+            memcpy(target->q[place], source->q[token], 32);
+            target->scale[place] = source->scale[token], target->sum32[place] = source->sum32[token];
+            for (int half = 0; half < 2; half++) target->sum16[half][place] = source->sum16[half][token];
+        }
     }
 }
 
@@ -131,50 +150,61 @@ struct Columns {
 };
 
 template <int TOKENS, int GROUP>
-static inline void int8_tokens(const TileShape& shape, const Int8Panel& panel, Columns columns, uint8_t* tile, int first, float* sum) {
+static inline void int8_tokens(const Int8Panel& panel, Columns columns, const uint8_t* tile, int first, float* sum) {
     f32v total[TOKENS];
-    const int8_t* x[TOKENS];
-    for (int t = 0; t < TOKENS; t++) total[t] = load(sum + 16 * (first + t)), x[t] = shape.int8_row(tile, first + t) + columns.begin;
-    const float* units = shape.scale(tile) + columns.begin / 2 + first;
-    const float* sums = (GROUP == 32 ? shape.sum32(tile) + columns.begin / 2 : shape.sum16(tile) + columns.begin) + first;
-    for (int64_t group = 0; group < columns.count() / GROUP; group++) {
-        u32v dot[TOKENS];
-        for (int t = 0; t < TOKENS; t++) dot[t] = set1_word(0);
+    for (int t = 0; t < TOKENS; t++) total[t] = load(sum + 16 * (first + t));
+    const Int8Inputs* x = (const Int8Inputs*)tile + columns.begin / 32;
+    const uint8_t* q = panel.q;
+    const float *scale = panel.scale, *min = panel.min;
+    for (int64_t column = columns.begin; column < columns.end; column += 32, x++) {
+#pragma GCC unroll 2
+        for (int part = 0; part < 32 / GROUP; part++, q += 16 * GROUP, scale += 16, min += 16) {
+            u32v dot[TOKENS];
+            for (int t = 0; t < TOKENS; t++) dot[t] = set1_word(0);
 #pragma GCC unroll 8
-        for (int i = 0; i < GROUP / 4; i++) {
-            const u32v w = load_words(panel.q + 64 * (group * (GROUP / 4) + i));
+            for (int i = 0; i < GROUP / 4; i++) {
+                const u32v w = load_words(q + 64 * i);
 #pragma GCC unroll 8
-            for (int t = 0; t < TOKENS; t++) dot[t] = dot4(dot[t], w, x[t] + GROUP * group + 4 * i);
+                for (int t = 0; t < TOKENS; t++) dot[t] = dot4(dot[t], w, x->q[first + t] + GROUP * part + 4 * i);
+            }
+            const float* sums = GROUP == 32 ? x->sum32 : x->sum16[part];
+#pragma GCC unroll 8
+            for (int t = 0; t < TOKENS; t++)
+                total[t] = add_group(total[t], dot[t], load(scale), load(min), x->scale[first + t], sums[first + t]);
         }
-        const f32v scale = load(panel.scale + 16 * group), min = load(panel.min + 16 * group);
-#pragma GCC unroll 8
-        for (int t = 0; t < TOKENS; t++)
-            total[t] = add_group(total[t], dot[t], scale, min, units[16 * (group * GROUP / 32) + t], sums[16 * group + t]);
     }
     for (int t = 0; t < TOKENS; t++) store(sum + 16 * (first + t), total[t]);
 }
 
 template <int GROUP>
-static inline void int8_products(const TileShape& shape, const Int8Panel& panel, Columns columns, uint8_t* tile, int tokens, float* sum) {
+static inline void int8_products(const Int8Panel& panel, Columns columns, const uint8_t* tile, int tokens, float* sum) {
     int first = 0;
 #if defined(__AVX512F__)
-    for (; tokens - first >= 8; first += 8) int8_tokens<8, GROUP>(shape, panel, columns, tile, first, sum);
-    for (; tokens - first >= 4; first += 4) int8_tokens<4, GROUP>(shape, panel, columns, tile, first, sum);
+    for (; tokens - first >= 8; first += 8) int8_tokens<8, GROUP>(panel, columns, tile, first, sum);
+    for (; tokens - first >= 4; first += 4) int8_tokens<4, GROUP>(panel, columns, tile, first, sum);
 #endif
-    for (; tokens - first >= 2; first += 2) int8_tokens<2, GROUP>(shape, panel, columns, tile, first, sum);
-    if (tokens > first) int8_tokens<1, GROUP>(shape, panel, columns, tile, first, sum);
+    for (; tokens - first >= 2; first += 2) int8_tokens<2, GROUP>(panel, columns, tile, first, sum);
+    if (tokens > first) int8_tokens<1, GROUP>(panel, columns, tile, first, sum);
 }
 
 // ---- bf16: one sum over even columns and one over odd ones, but for AMX, whose tiles add pairs themselves
 
 #if defined(__AMX_BF16__)
+constexpr int BF16_SUMS = 1;
+constexpr int64_t STEP = 32;  // columns
+
+static inline void transpose16(float* square) {
+    u32v rows[16];
+    for (int i = 0; i < 16; i += 4) transpose4((const uint8_t*)(square + i), 64, rows + i);
+    for (int i = 0; i < 16; i++) store_words(square + 16 * i, rows[i]);
+}
+
 // Tile registers: 0–3 sums, 6 inputs, 7 weights. (Tiles of 8-bit integers gain nothing here: they must be emptied after
 // every group of 32 columns, whose sums then meet their scales in the vector registers all the same.)
-constexpr int BF16_SUMS = 1;
-static inline void bf16_products(const TileShape& shape, const uint32_t* panel, Columns columns, uint8_t* tiles, int64_t tile_bytes,
-                                 int num_tiles, int, float* sum) {
-    const int64_t pitch = 2 * shape.bf16_pitch(), steps = columns.count() / 32;
-    tiles += 2 * columns.begin;
+// The weights are taken as they lie in a file: sixteen rows, `stride` bytes apart. Sums [tiles][16 rows][16 tokens].
+static inline void bf16_products(const uint8_t* rows, int64_t stride, int64_t columns, const uint8_t* tiles, int64_t tile_bytes,
+                                 int num_tiles, float* sum, const uint8_t* next) {
+    constexpr int64_t input_bytes = 2 * TILE * STEP;
     for (int tile = 0; tile < num_tiles; tile += 4, tiles += 4 * tile_bytes, sum += 4 * 256) {
         const int n = num_tiles - tile;
         COMPILER_BARRIER;
@@ -182,13 +212,14 @@ static inline void bf16_products(const TileShape& shape, const uint32_t* panel, 
         if (n > 1) _tile_loadd(1, sum + 256, 64);
         if (n > 2) _tile_loadd(2, sum + 512, 64);
         if (n > 3) _tile_loadd(3, sum + 768, 64);
-        for (int64_t step = 0; step < steps; step++) {
-            _tile_loadd(7, panel + 256 * step, 64);
-            const uint8_t* x = tiles + 64 * step;
-#define DL_PRODUCT(c)                              \
-    if (n > c) {                                   \
-        _tile_loadd(6, x + c * tile_bytes, pitch); \
-        _tile_dpbf16ps(c, 6, 7);                   \
+        const uint8_t* x = tiles;
+        for (int64_t step = 0; step < columns / STEP; step++, x += input_bytes) {
+            if (tile == 0) prefetch(next + step * input_bytes, input_bytes);
+            _tile_loadd(7, rows + step * 2 * STEP, stride);
+#define DL_PRODUCT(c)                           \
+    if (n > c) {                                \
+        _tile_loadd(6, x + c * tile_bytes, 64); \
+        _tile_dpbf16ps(c, 7, 6);                \
     }
             DL_PRODUCT(0) DL_PRODUCT(1) DL_PRODUCT(2) DL_PRODUCT(3)
 #undef DL_PRODUCT
@@ -197,6 +228,7 @@ static inline void bf16_products(const TileShape& shape, const uint32_t* panel, 
         if (n > 1) _tile_stored(1, sum + 256, 64);
         if (n > 2) _tile_stored(2, sum + 512, 64);
         if (n > 3) _tile_stored(3, sum + 768, 64);
+        COMPILER_BARRIER;
     }
 }
 #else
@@ -229,7 +261,7 @@ static inline void bf16_tokens(const TileShape& shape, const uint32_t* panel, Co
     }
     for (int t = 0; t < TOKENS; t++) store(sum + 16 * (first + t), total[t].a), store(sum + 256 + 16 * (first + t), total[t].b);
 }
-static inline void bf16_products(const TileShape& shape, const uint32_t* panel, Columns columns, uint8_t* tiles, int64_t tile_bytes,
+static inline void bf16_products(const TileShape& shape, const uint32_t* panel, Columns columns, const uint8_t* tiles, int64_t tile_bytes,
                                  int num_tiles, int tokens, float* sum) {
     for (int tile = 0; tile < num_tiles; tile++, tiles += tile_bytes, sum += 512) {
         const int here = int(least(TILE, tokens - TILE * tile));
@@ -272,9 +304,8 @@ static inline int64_t panels_of(const dl_matrix& m) { return div_up(m.rows, 16);
 // Panels a thread takes at a time, to share them out about `shares` times.
 static inline int64_t chunk_of(int64_t panels, int64_t shares) { return least(16, greatest(1, panels / shares)); }
 
-constexpr int AT_ONCE = 64;  // tokens whose sums are kept at a time
-constexpr int FEW = 4;
-constexpr int64_t STRETCH = 512;  // columns
+constexpr int AT_ONCE = 128;      // tokens whose sums are kept at a time
+constexpr int64_t STRETCH = 256;  // columns of a panel that are expanded at a time: they stay in the first-level cache
 
 class Panel {
 public:
@@ -303,18 +334,13 @@ public:
             memset(spare + have, 0, 16 * m.row_bytes - have);
             p = spare;
         }
-        // Products go stretch by stretch, so that what they need stays in the first-level cache. With few tokens
-        // expanding goes along; with more the whole panel is expanded once.
-        const bool few = tokens <= FEW;
-        const int64_t all = padded_columns(), step = few ? stretch() : STRETCH;
-        if (!few && !expand({0, all}, part, row0, p, next)) return false;
-        for (int64_t first = 0; first < tokens; first += AT_ONCE, tiles += AT_ONCE / TILE * shape.bytes(m.form)) {
-            const int64_t here = least(AT_ONCE, tokens - first);
+        for (int64_t first = 0; first < tokens; first += AT_ONCE, tiles += AT_ONCE / TILE * shape.bytes(m.form), next = p) {
+            const int64_t here = least(AT_ONCE, tokens - first), all = padded_columns(), step = stretch();
             memset(sum, 0, round_up(here, TILE) * 64 * sums());
             for (int64_t column = 0; column < all; column += step) {
                 const Columns columns{column, least(all, column + step)};
-                if (few && !expand(columns, part, row0, p, next)) return false;
-                add_products(columns, few ? 0 : column, tiles, int(here), sum);
+                if (!expand(columns, part, row0, p, next)) return false;
+                add_products(columns, tiles, int(here), sum, next);
             }
             add_sums(int(here), sum);
             take(first, here, sum);
@@ -330,28 +356,38 @@ private:
         return m.form == DL_FORM_INT8 ? m.columns : m.form == DL_FORM_BF16 ? shape.bf16_columns() : shape.f32_columns();
     }
     int64_t stretch() const {
-        if (m.format == DL_FP8_E4M3 || (m.format == DL_INT4 && 256 % m.group)) return padded_columns();
-        return 256;
+#if defined(__AMX_BF16__)
+        if (m.form == DL_FORM_BF16) return padded_columns();  // nothing is expanded
+#endif
+        if (m.format == DL_FP8_E4M3 || (m.format == DL_INT4 && STRETCH % m.group)) return padded_columns();
+        return STRETCH;
     }
     int sums() const { return m.form == DL_FORM_INT8 ? 1 : m.form == DL_FORM_BF16 ? BF16_SUMS : F32_SUMS; }
 
-    // The panel's values for these columns start at its column `at`.
-    void add_products(Columns columns, int64_t at, uint8_t* tiles, int tokens, float* sum) const {
+    void add_products(Columns columns, const uint8_t* tiles, int tokens, float* sum, [[maybe_unused]] const uint8_t* next) const {
         const int64_t tile_bytes = shape.bytes(m.form);
-        const int num_tiles = int(div_up(tokens, TILE)), group = group_of(m.format);
-        if (m.form == DL_FORM_BF16) return bf16_products(shape, words + 8 * at, columns, tiles, tile_bytes, num_tiles, tokens, sum);
-        const Int8Panel panel{int8.q + 16 * at, int8.scale + 16 * (at / group), int8.min + 16 * (at / group)};
+        const int num_tiles = int(div_up(tokens, TILE));
+        if (m.form == DL_FORM_BF16)
+#if defined(__AMX_BF16__)
+            return bf16_products(rows, row_stride, columns.end, tiles, tile_bytes, num_tiles, sum, next);
+#else
+            return bf16_products(shape, words, columns, tiles, tile_bytes, num_tiles, tokens, sum);
+#endif
         for (int tile = 0; tile < num_tiles; tile++, tiles += tile_bytes, sum += 256 * sums()) {
             const int here = int(least(TILE, tokens - TILE * tile));
-            if (m.form == DL_FORM_F32) f32_products(shape, (const float*)words + 16 * at, columns, tiles, here, sum);
-            else if (group == 16) int8_products<16>(shape, panel, columns, tiles, here, sum);
-            else int8_products<32>(shape, panel, columns, tiles, here, sum);
+            if (m.form == DL_FORM_F32) f32_products(shape, (const float*)words, columns, tiles, here, sum);
+            else if (group_of(m.format) == 16) int8_products<16>(int8, columns, tiles, here, sum);
+            else int8_products<32>(int8, columns, tiles, here, sum);
         }
     }
 
     // Add a token's partial sums, and bring the tokens together.
     void add_sums(int tokens, float* sum) const {
         const int n = sums();
+#if defined(__AMX_BF16__)
+        if (m.form == DL_FORM_BF16)
+            for (int t = 0; t < tokens; t += TILE) transpose16(sum + 16 * t);
+#endif
         if (n == 1) return;
         for (int t = 0; t < tokens; t++) {
             const float* from = sum + t / 16 * 256 * n + t % 16 * 16;
@@ -368,6 +404,21 @@ private:
         return expand_to_f32(columns, part, row0, p, next);
     }
 
+#if defined(__AMX_BF16__)
+    // The file's own rows where they are bf16 and whole steps of columns, or rows with zeros after the last column.
+    bool expand_to_bf16(Columns columns, int part, int64_t row0, const uint8_t* p, const uint8_t*) {
+        if (m.format == DL_BF16 && m.columns % STEP == 0) return rows = p, row_stride = m.row_bytes, true;
+        rows = (const uint8_t*)words, row_stride = 2 * columns.end;
+        for (int row = 0; row < 16; row++, p += m.row_bytes) {
+            uint16_t* out = (uint16_t*)words + row * columns.end;
+            memset(out + m.columns, 0, 2 * (columns.end - m.columns));
+            if (m.format == DL_BF16) memcpy(out, p, 2 * m.columns);
+            else if (m.format == DL_FP8_E4M3) fp8_row_to_bf16(m, part, row0 + row, p, out);
+            else return false;
+        }
+        return true;
+    }
+#else
     bool expand_to_bf16(Columns columns, int part, int64_t row0, const uint8_t* p, const uint8_t* next) {
         const int64_t end = least(columns.end, m.columns), count = end - columns.begin;
         if (m.format == DL_BF16) {
@@ -391,6 +442,7 @@ private:
         for (int64_t pair = (count + 1) / 2; pair < columns.count() / 2; pair++) store_words(words + 16 * pair, set1_word(0));
         return true;
     }
+#endif
 
     bool expand_to_f32(Columns columns, int part, int64_t row0, const uint8_t* p, const uint8_t* next) {
         float* out = (float*)words;
@@ -463,6 +515,10 @@ private:
     const dl_matrix& m;
     TileShape shape;
     uint32_t* words;
+#if defined(__AMX_BF16__)
+    const uint8_t* rows = nullptr;  // what the bf16 products read
+    int64_t row_stride = 0;
+#endif
     Int8Panel int8;
     uint8_t* spare;
 };
