@@ -176,9 +176,43 @@ static inline void int8_tokens(const Int8Panel& panel, Columns columns, const ui
     for (int t = 0; t < TOKENS; t++) store(sum + 16 * (first + t), total[t]);
 }
 
+#if defined(__AMX_BF16__)
+// Sixteen tokens at once. The tile of sums has to be emptied after every group, to meet its scales: the vector registers
+// do that for one group while the tiles work at the next. (For groups of 16 columns this gains nothing.)
+static inline void int8_tile(const Int8Panel& panel, Columns columns, const uint8_t* tile, float* sum) {
+    alignas(64) int32_t dots[2][TILE * TILE];
+    f32v total[TILE];
+    for (int t = 0; t < TILE; t++) total[t] = load(sum + 16 * t);
+    const Int8Inputs* x = (const Int8Inputs*)tile + columns.begin / 32;
+    auto add = [&](int64_t group) {
+        const f32v scale = load(panel.scale + 16 * group), min = load(panel.min + 16 * group);
+        const int32_t* dot = dots[group % 2];
+#pragma GCC unroll 16
+        for (int t = 0; t < TILE; t++)
+            total[t] = add_group(total[t], load_words(dot + TILE * t), scale, min, x[group].scale[t], x[group].sum32[t]);
+    };
+    const int64_t groups = columns.count() / 32;
+    COMPILER_BARRIER;
+    for (int64_t group = 0; group < groups; group++) {
+        _tile_zero(0);
+        _tile_loadd(1, x[group].q, 32);
+        _tile_loadd(2, panel.q + 512 * group, 64);
+        _tile_dpbsud(0, 1, 2);
+        _tile_stored(0, dots[group % 2], 64);
+        COMPILER_BARRIER;
+        if (group) add(group - 1);
+    }
+    add(groups - 1);
+    for (int t = 0; t < TILE; t++) store(sum + 16 * t, total[t]);
+}
+#endif
+
 template <int GROUP>
 static inline void int8_products(const Int8Panel& panel, Columns columns, const uint8_t* tile, int tokens, float* sum) {
     int first = 0;
+#if defined(__AMX_BF16__)
+    if (GROUP == 32 && tokens > 8) return int8_tile(panel, columns, tile, sum);  // takes as long for fewer than sixteen
+#endif
 #if defined(__AVX512F__)
     for (; tokens - first >= 8; first += 8) int8_tokens<8, GROUP>(panel, columns, tile, first, sum);
     for (; tokens - first >= 4; first += 4) int8_tokens<4, GROUP>(panel, columns, tile, first, sum);
@@ -199,8 +233,7 @@ static inline void transpose16(float* square) {
     for (int i = 0; i < 16; i++) store_words(square + 16 * i, rows[i]);
 }
 
-// Tile registers: 0–3 sums, 6 inputs, 7 weights. (Tiles of 8-bit integers gain nothing here: they must be emptied after
-// every group of 32 columns, whose sums then meet their scales in the vector registers all the same.)
+// Tile registers: 0–3 sums, 6 inputs, 7 weights.
 // The weights are taken as they lie in a file: sixteen rows, `stride` bytes apart. Sums [tiles][16 rows][16 tokens].
 static inline void bf16_products(const uint8_t* rows, int64_t stride, int64_t columns, const uint8_t* tiles, int64_t tile_bytes,
                                  int num_tiles, float* sum, const uint8_t* next) {
@@ -367,6 +400,9 @@ private:
     void add_products(Columns columns, const uint8_t* tiles, int tokens, float* sum, [[maybe_unused]] const uint8_t* next) const {
         const int64_t tile_bytes = shape.bytes(m.form);
         const int num_tiles = int(div_up(tokens, TILE));
+#if defined(__AMX_BF16__)
+        TileRegisters::describe(m.form == DL_FORM_BF16 ? SQUARE_TILES : INT8_TILES);
+#endif
         if (m.form == DL_FORM_BF16)
 #if defined(__AMX_BF16__)
             return bf16_products(rows, row_stride, columns.end, tiles, tile_bytes, num_tiles, sum, next);

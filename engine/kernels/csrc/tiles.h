@@ -12,18 +12,31 @@
 namespace dl {
 
 #if defined(__AMX_BF16__)
-struct alignas(64) TileConfig {  // sixteen rows of 64 bytes each
+struct alignas(64) TileConfig {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
 };
-struct TileRegisters {
-    TileRegisters() {
-        static constexpr TileConfig config;
-        _tile_loadconfig(&config);
-    }
-    ~TileRegisters() { _tile_release(); }
+// Sixteen rows of 64 bytes each: what everything in bf16 wants.
+static constexpr TileConfig SQUARE_TILES{1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+// For 32 columns in 8 bits. 0: sums, 1: inputs, 2: weights.
+static constexpr TileConfig INT8_TILES{1, 0, {}, {64, 32, 64}, {16, 16, 8}};
+
+class TileRegisters {
+public:
+    TileRegisters() { describe(SQUARE_TILES); }
+    ~TileRegisters() { _tile_release(), now = nullptr; }
     TileRegisters(const TileRegisters&) = delete;
+
+    // What follows on this thread uses these tiles; all of them are cleared if they were others before.
+    static void describe(const TileConfig& config) {
+        if (now == &config) return;
+        _tile_loadconfig(&config);
+        now = &config;
+    }
+
+private:
+    static inline thread_local const TileConfig* now = nullptr;
 };
 #else
 struct TileRegisters {
