@@ -10,10 +10,7 @@ import httpx
 import pytest
 from openai import APIStatusError, AsyncOpenAI, OpenAI
 
-from tests.support.bundled import needs_bundled_model
 from tests.support.daemon import Daemon, running_daemon
-
-pytestmark = needs_bundled_model
 
 MODEL = "qwen3-coder-nano"
 QUESTION = {"role": "user", "content": "Write a Python function that adds two numbers."}

@@ -12,10 +12,6 @@ from tokenizers import Tokenizer
 from transformers import Qwen3NextForCausalLM
 from transformers.utils import logging
 
-from tests.support.bundled import needs_bundled_model
-
-pytestmark = needs_bundled_model
-
 FOLDER = Path(__file__).parents[2] / "engine" / "nano"
 REQUESTS = json.loads(Path(__file__).with_name("tool_requests.json").read_text("utf-8"))
 

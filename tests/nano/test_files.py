@@ -8,10 +8,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from tests.support.bundled import needs_bundled_model
-
-pytestmark = needs_bundled_model
-
 FOLDER = Path(__file__).parents[2] / "engine" / "nano"
 CASES = json.loads(Path(__file__).with_name("chat_cases.json").read_text("utf-8"))
 CONTROL_TOKENS = [

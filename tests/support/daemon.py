@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ import httpx
 
 
 class Daemon:
-    """A running `deltaloop serve`; `log` is everything it wrote so far."""
+    """A running `deltaloop serve`. What it writes goes to a file: a pipe that nobody reads would stop it when full."""
 
     def __init__(self, *arguments: str) -> None:
         with socket.socket() as probe:
@@ -23,7 +24,8 @@ class Daemon:
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "server", "serve", *arguments, "--port", str(self.port), "--threads", "1"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DELTALOOP_")}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `running_daemon`
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
 
     def wait_until_ready(self, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
@@ -63,8 +65,8 @@ class Daemon:
 
     def output(self) -> str:
         """Everything it wrote; only after it ended."""
-        assert self.process.stdout is not None
-        return self.process.stdout.read().decode()
+        self.log.seek(0)
+        return self.log.read().decode()
 
 
 @contextlib.contextmanager
@@ -76,5 +78,4 @@ def running_daemon(*arguments: str) -> Iterator[Daemon]:
     finally:
         daemon.process.kill()
         daemon.process.wait()
-        assert daemon.process.stdout is not None
-        daemon.process.stdout.close()
+        daemon.log.close()
