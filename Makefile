@@ -1,6 +1,7 @@
 # make serve   set up and start the daemon with the bundled model (MODEL=folder PORT=8000 ARGS='--api-key …')
 # make test    set up and run the tests that are not marked slow
 # make check   set up and run lint, format and types
+# make bench   measure speed beside the peers that are installed; see benchmarks/README.md
 PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin

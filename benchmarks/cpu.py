@@ -1,130 +1,214 @@
-"""Prefill and decode speed on a slice of the real model, beside transformers, one after the other in one run.
+"""The table of targets: prefill, decode and start on slices of the real model, beside whichever peers are installed.
 
-    python -m benchmarks.cpu [--folder SLICE] [--layers 8 --experts 128] [--out results.json]
+    python -m benchmarks.cpu [--peer llama.cpp=/path/to/python]… [--only "decode"]… [--long]
 
-Without --folder a random-weight slice with the real dimensions is made first (8 layers × 128 experts: 8.3 GB in
-bf16). Prints tokens a second (median), the share of what the machine's measured bandwidth or matrix rate allows,
-and the ratio to transformers.
+The slices (random weights, real dimensions) are made at the first run and kept in --folder: some 25 GB, and another
+28 GB while they are made. Each pair of subjects is loaded once and asked in turn. Prints the median of each, its share
+of what the machine's measured limits allow, the median of the pairs' ratios with the lowest and the highest, and the
+targets; after every line what is known so far is written as JSON.
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
-import tempfile
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.limits import matmul_rate, read_bandwidth
-from engine.model.config import ModelConfig, read_model_config
+from benchmarks.files import Files, Slice, default_folder
+from benchmarks.limits import Demand, measure_limits
+from benchmarks.pairs import Decode, Prefill, Question, agreement, alternate
+from benchmarks.peers import MODULES, is_installed
+from benchmarks.report import Loading, Report, Row
+from benchmarks.starting import deltaloop_server, llama_server, read_into_page_cache
+from benchmarks.subjects import SubjectFailed, Worker
+from engine.runner.machine import available_memory_bytes, num_cores
+
+LONG, LONG_PAIRS = Prefill(32 * 1024), 2  # pairs of it take minutes
+MEMORY_SPARE_BYTES = 3_000_000_000  # of two subjects, beyond their weights
+HUB = "bf16, hub layout"
+LLAMA_SERVER = "llama_cpp.server"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A question, put to us and to a peer on one model, and how many times as fast as it we are to be."""
+
+    question: Question
+    model: str
+    peer: str
+    at_least: float | None = None
+    aim: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.question.name}, {self.model}, {self.peer}"
+
+
+def targets(num_tokens: int, prompts: Sequence[int], with_long_prompt: bool) -> list[Target]:
+    """Those of one model and peer follow each other. Each stream gets `num_tokens`; the longest prompt is optional."""
+    one, four, eight, sixteen = (Decode(streams, num_tokens) for streams in (1, 4, 8, 16))
+    short, *longer = map(Prefill, prompts)
+    long = [Target(LONG, "Q4_K_M", "llama.cpp", 2.0, 3.0)] if with_long_prompt else []
+    return [
+        Target(one, "Q4_K_M", "llama.cpp", 1.1, 1.25),
+        Target(four, "Q4_K_M", "llama.cpp", 1.4, 1.7),
+        Target(eight, "Q4_K_M", "llama.cpp", 2.0, 2.4),
+        Target(sixteen, "Q4_K_M", "llama.cpp", 2.0, 2.6),
+        *(Target(prefill, "Q4_K_M", "llama.cpp", 2.5, 3.2) for prefill in (short, *longer)),
+        *long,
+        Target(one, "Q8_0", "llama.cpp", 1.05, 1.2),
+        Target(one, "BF16", "llama.cpp", 0.97, 1.0),
+        Target(one, HUB, "vllm", 1.3, 1.4),
+        Target(sixteen, HUB, "vllm", 1.2, 1.5),
+        Target(short, HUB, "vllm", 1.0, 1.1),
+        Target(one, HUB, "transformers"),
+        Target(sixteen, HUB, "transformers"),
+        Target(short, HUB, "transformers"),
+    ]
+
+
+def measure_rates(args: argparse.Namespace, files: Files, group: Sequence[Target]) -> Iterator[Row]:
+    """The rows of targets that have model and peer in common."""
+    name, peer = group[0].model, group[0].peer
+    path = files.checkpoint(args.slice) if name == HUB else files.gguf(args.slice, name)
+    demand, limits = Demand.of(path), measure_limits()
+    together = available_memory_bytes() > 2 * demand.num_bytes + MEMORY_SPARE_BYTES
+    ours = Worker("deltaloop", path, sys.executable, _options(args))
+    theirs = Worker(peer, path, args.peers[peer], _options(args))
+    try:
+        for target in group:
+            num_pairs = min(args.pairs, LONG_PAIRS) if target.question == LONG else args.pairs
+            pairs = list(alternate(ours, theirs, target.question, num_pairs, together))
+            yield Row(
+                name=target.question.name,
+                model=name,
+                peer=peer,
+                unit="tokens/s",
+                ours=[answer.rate for answer, _ in pairs],
+                theirs=[answer.rate for _, answer in pairs],
+                at_least=target.at_least,
+                aim=target.aim,
+                limit=target.question.limit(demand, limits),
+                limits=limits,
+                agreement=agreement(pairs),
+            )
+    finally:
+        ours.close()
+        theirs.close()
+
+
+def measure_starts(args: argparse.Namespace, files: Files) -> tuple[Row, Row, Loading]:
+    """Start to ready, start to a first token, and the memory that loading takes; the file is in the page cache."""
+    model, name = files.lone_gguf(args.large_slice, "Q4_K_M"), f"{args.large_slice} Q4_K_M"
+    servers = (
+        deltaloop_server(sys.executable, model, args.threads),
+        llama_server(args.peers["llama.cpp"], model, args.threads),
+    )
+    read_into_page_cache(model)
+    pairs = [tuple(server.start() for server in servers) for _ in range(args.pairs + 1)][1:]
+    ours, theirs = zip(*pairs, strict=True)
+    ready = Row(
+        name="start to ready",
+        model=name,
+        peer=LLAMA_SERVER,
+        unit="s",
+        ours=[start.ready_seconds for start in ours],
+        theirs=[start.ready_seconds for start in theirs],
+        at_least=1.0,
+        aim=2.0,
+    )
+    token = Row(
+        name="start to a first token",
+        model=name,
+        peer=LLAMA_SERVER,
+        unit="s",
+        ours=[start.token_seconds for start in ours],
+        theirs=[start.token_seconds for start in theirs],
+    )
+    peaks, peer_peaks = [start.peak_bytes for start in ours], [start.peak_bytes for start in theirs]
+    return ready, token, Loading(name, Demand.of(model).num_bytes, peaks, peer_peaks)
+
+
+def main() -> None:
+    """Measure what is wanted and can be, and report after every line."""
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    files = Files(args.folder, args.peers["llama.cpp"])
+    missing = {peer for peer, python in args.peers.items() if not is_installed(peer, python)}
+    for peer in sorted(missing):
+        _say(f"{peer} is not installed: what is measured against it is left out")
+    report = Report(vars(args))
+    wanted = [
+        target
+        for target in targets(args.tokens, args.prompts, args.long)
+        if target.peer not in missing and _is_wanted(target.name, args.only)
+    ]
+    for _, group in groupby(wanted, lambda target: (target.model, target.peer)):
+        with _going_on_after_failure():
+            for row in measure_rates(args, files, list(group)):
+                report.rows.append(row)
+                report.write(args.out)
+                _say(str(row))
+    if "llama.cpp" not in missing and _is_wanted("start", args.only):
+        with _going_on_after_failure():
+            ready, token, loading = measure_starts(args, files)
+            report.rows += [ready, token]
+            report.loadings.append(loading)
+            report.write(args.out)
+    report.print()
+
+
+@contextmanager
+def _going_on_after_failure() -> Iterator[None]:
+    """What a subject cannot do is left out, and said."""
+    try:
+        yield
+    except SubjectFailed as failure:
+        _say(f"{failure}: what was to come of it is left out")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="a slice that exists already")
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--experts", type=int, default=128)
-    parser.add_argument("--prompts", type=int, nargs="*", default=[512, 2048], help="prompt lengths, tokens")
-    parser.add_argument("--streams", type=int, nargs="*", default=[1, 4, 16], help="streams decoded at once")
-    parser.add_argument("--tokens", type=int, default=24, help="tokens decoded by each stream")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--subjects", nargs="*", default=["deltaloop", "transformers"])
+    parser.add_argument("--folder", type=Path, default=default_folder(), help="where models are kept")
+    parser.add_argument("--slice", type=Slice.parse, default=Slice(8, 128), help="layers and experts, as 8x128")
+    parser.add_argument("--large-slice", type=Slice.parse, default=Slice(4, 512), help="the one that servers load")
+    parser.add_argument(
+        "--peer", dest="peers", action="append", default=[], metavar="NAME=PYTHON", help="where a peer is installed"
+    )
+    parser.add_argument("--only", action="append", default=[], help="part of the name of what to measure")
+    parser.add_argument("--long", action="store_true", help=f"{LONG.name} too: some minutes more")
+    parser.add_argument("--pairs", type=int, default=7, help="answers of each subject to each question")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens decoded by each stream")
+    parser.add_argument("--prompts", type=int, nargs="+", default=[512, 2048], help="prompt lengths, tokens")
+    parser.add_argument("--threads", type=int, default=num_cores())
+    parser.add_argument("--ubatch", type=int, default=512, help="llama.cpp's n_ubatch, tokens")
+    parser.add_argument("--repack", action=argparse.BooleanOptionalAction, default=True, help="llama.cpp's repacking")
+    parser.add_argument("--max-inter-token-gap", type=float, help="our setting of that name, seconds")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu.json"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    given = dict(item.partition("=")[::2] for item in args.peers)
+    if unknown := given.keys() - MODULES.keys():
+        parser.error(f"--peer: {', '.join(unknown)} is none of {', '.join(MODULES)}")
+    args.peers = dict.fromkeys(MODULES, sys.executable) | given
+    return args
 
 
-def active_parameters(config: ModelConfig) -> int:
-    """Weights one token reads, lm_head included, the embedding's single row left out."""
-    hidden = config.hidden_size
-    query = config.num_attention_heads * config.head_dim
-    attention = hidden * (3 * query + 2 * config.num_key_value_heads * config.head_dim)
-    value = config.linear_num_value_heads * config.linear_value_head_dim
-    delta = hidden * (config.conv_dim + 2 * value + 2 * config.linear_num_value_heads)
-    expert = 3 * hidden * config.moe_intermediate_size
-    shared = 3 * hidden * config.shared_expert_intermediate_size
-    moe = config.num_experts_per_tok * expert + shared + hidden * config.num_experts
-    mixers = config.num_full_attention_layers * attention + config.num_linear_attention_layers * delta
-    return mixers + config.num_layers * moe + hidden * config.vocab_size
+def _options(args: argparse.Namespace) -> list[str]:
+    gap = [] if args.max_inter_token_gap is None else ["--max-inter-token-gap", str(args.max_inter_token_gap)]
+    repack = "--repack" if args.repack else "--no-repack"
+    return ["--threads", str(args.threads), "--ubatch", str(args.ubatch), repack, *gap]
 
 
-def limit_tokens_per_second(name: str, config: ModelConfig, bandwidth: float, rate: float) -> float | None:
-    """The most this machine allows: bytes for one stream's decoding, operations for a prompt; None in between."""
-    kind, amount = name.split()
-    if kind == "prefill":
-        head = config.hidden_size * config.vocab_size
-        return rate / (2 * (active_parameters(config) - head))
-    state = 2 * 4 * config.num_linear_attention_layers * config.linear_num_value_heads
-    state *= config.linear_key_head_dim * config.linear_value_head_dim
-    return bandwidth / (2 * active_parameters(config) + state) if amount == "1" else None
+def _is_wanted(name: str, only: Sequence[str]) -> bool:
+    return not only or any(text in name for text in only)
 
 
-def _run(subject: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    request = {
-        "subject": subject,
-        "folder": str(folder),
-        "prompts": args.prompts,
-        "streams": args.streams,
-        "num_tokens": args.tokens,
-        "repeats": args.repeats,
-        "threads": args.threads,
-    }
-    command = [sys.executable, "-m", "benchmarks.subjects", json.dumps(request)]
-    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=os.environ | quiet)
-    results: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return results
-
-
-def _report(results: dict[str, dict[str, list[float]]], limits: dict[str, float | None]) -> Table:
-    table = Table("tokens/s", *results, "limit", "share of limit", "ratio to transformers")
-    for name, limit in limits.items():
-        medians = {subject: statistics.median(values[name]) for subject, values in results.items()}
-        ours, theirs = medians.get("deltaloop"), medians.get("transformers")
-        table.add_row(
-            name,
-            *(f"{m:.1f}" for m in medians.values()),
-            f"{limit:.1f}" if limit else "",
-            f"{ours / limit:.0%}" if ours and limit else "",
-            f"{ours / theirs:.2f}" if ours and theirs else "",
-        )
-    return table
-
-
-def main() -> None:
-    """Make the slice if needed, measure the machine, then each subject, and print and write the results."""
-    args = _arguments()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = args.folder or Path(scratch)
-        if args.folder is None:
-            size = ["--layers", str(args.layers), "--experts", str(args.experts)]
-            subprocess.run([sys.executable, "-m", "benchmarks.make_slice", str(folder), *size], check=True)
-        config = read_model_config(folder)
-        torch.set_num_threads(args.threads)
-        bandwidth, rate = read_bandwidth(), matmul_rate(torch.bfloat16)
-        results = {subject: _run(subject, folder, args) for subject in args.subjects}
-    names = next(iter(results.values()))
-    limits = {name: limit_tokens_per_second(name, config, bandwidth, rate) for name in names}
-    Console().print(f"{bandwidth / 1e9:.1f} GB/s read, {rate / 1e9:.0f} GFLOP/s bf16, {args.threads} threads")
-    Console().print(_report(results, limits))
-    machine = {"processor": platform.processor(), "threads": args.threads, "bandwidth": bandwidth, "matmul_rate": rate}
-    slice_size = {"layers": config.num_layers, "experts": config.num_experts}
-    report = {
-        "date": datetime.now(UTC).isoformat(),
-        "machine": machine,
-        "slice": slice_size,
-        "tokens_per_second": results,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report | {"limits": limits}, indent=1))
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,116 +1,128 @@
-"""The engines that are measured, each with the same two questions: how fast is a prompt read, how fast are tokens made.
+"""Engines that are measured, each loaded once in a process of its own and asked over a pipe: both of a pair stay alive,
+and one is idle while the other works.
 
-Each runs in a process of its own, so that the memory of one is gone when the next loads.
+    python -m benchmarks.subjects NAME MODEL --threads 2
+
+Answers questions, a line of JSON each, until its input ends. It runs in the peers' environments too, so what a subject
+needs is imported when it is made.
 """
 
-import asyncio
+import argparse
 import json
+import os
+import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Protocol
 
-import torch
+REPOSITORY = Path(__file__).parents[1]
+
+
+class SubjectFailed(Exception):
+    """A process that was to be measured ended, or did not begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What each stream got: its tokens, and the seconds from the question to each of them."""
+
+    token_ids: list[list[int]]
+    seconds: list[list[float]]
+
+    @classmethod
+    def empty(cls, num_streams: int) -> "Generated":
+        return cls([[] for _ in range(num_streams)], [[] for _ in range(num_streams)])
+
+
+def add_to(generated: Generated, stream: int, token_id: int, seconds: float) -> None:
+    """Note one more token of a stream."""
+    generated.token_ids[stream].append(token_id)
+    generated.seconds[stream].append(seconds)
 
 
 class Subject(Protocol):
-    """One engine with the model loaded."""
+    """One engine with a model loaded."""
 
-    def prefill(self, ids: list[int]) -> float:
-        """Seconds from a prompt's start to its first token."""
-        ...
-
-    def decode(self, num_streams: int, num_tokens: int) -> float:
-        """Seconds a token that every one of `num_streams` makes at once, first tokens left out."""
+    def generate(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> Generated:
+        """Continue all prompts, which are of one length, at once and greedily, whatever ends an answer."""
         ...
 
 
-class Deltaloop:
-    """Our engine with its scheduler, as the server drives it."""
+class Worker:
+    """A subject in a process of its own, started by the first question and kept until `close`."""
 
-    def __init__(self, folder: Path) -> None:
-        from engine import EngineConfig, load_engine
+    def __init__(self, name: str, model: Path, python: str, options: Sequence[str]) -> None:
+        self.name = name
+        self._command = [python, "-m", "benchmarks.subjects", name, str(model), *options]
+        self._process: subprocess.Popen[str] | None = None
 
-        self._loop = asyncio.new_event_loop()
-        config = EngineConfig(
-            folder, dtype="bfloat16", max_num_seqs=16, max_model_len=8192, max_inter_token_gap_seconds=60.0
-        )
-        self._engine = load_engine(config)
-        self._loop.run_until_complete(self._engine.start())
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
 
-    def prefill(self, ids: list[int]) -> float:
-        started = time.perf_counter()
-        self._loop.run_until_complete(self._generate(ids, 1))
-        return time.perf_counter() - started
+    def ask(self, prompts: Sequence[Sequence[int]], num_tokens: int) -> Generated:
+        """See `Subject.generate`. Raises `SubjectFailed` if the process ends instead of answering."""
+        if self._process is None:
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, text=True, cwd=REPOSITORY)
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps({"prompts": prompts, "num_tokens": num_tokens}) + "\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        if not answer:
+            raise SubjectFailed(f"{self.name} ended with code {process.wait()}")
+        return Generated(**json.loads(answer))
 
-    def decode(self, num_streams: int, num_tokens: int) -> float:
-        async def everyone() -> float:
-            prompts = [[100 + i] * 8 for i in range(num_streams)]
-            spans = await asyncio.gather(*(self._generate(ids, num_tokens + 1) for ids in prompts))
-            return max(last for _, last in spans) - max(first for first, _ in spans)
-
-        return self._loop.run_until_complete(everyone()) / num_tokens
-
-    async def _generate(self, ids: list[int], num_tokens: int) -> tuple[float, float]:
-        """Moments of the first and the last token."""
-        from engine.types import GenerationRequest, SamplingParams
-
-        sampling = SamplingParams(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
-        moments = []
-        async for output in self._engine.submit(GenerationRequest("bench", tuple(ids), sampling)):
-            moments.extend([time.perf_counter()] * len(output.token_ids))
-        return moments[0], moments[-1]
+    def close(self) -> None:
+        """End the process, and wait until its memory is free."""
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
 
 
-class Transformers:
-    """The reference implementation in bf16, with its own cache."""
-
-    def __init__(self, folder: Path) -> None:
-        from transformers import Qwen3NextForCausalLM
-
-        self._model = Qwen3NextForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-
-    @torch.inference_mode()
-    def prefill(self, ids: list[int]) -> float:
-        started = time.perf_counter()
-        self._model(torch.tensor([ids]), logits_to_keep=1).logits.argmax(-1)
-        return time.perf_counter() - started
-
-    @torch.inference_mode()
-    def decode(self, num_streams: int, num_tokens: int) -> float:
-        ids = torch.tensor([[100 + i] * 8 for i in range(num_streams)])
-        out = self._model(ids, use_cache=True, logits_to_keep=1)
-        started = time.perf_counter()
-        for _ in range(num_tokens):
-            token = out.logits[:, -1:].argmax(-1)
-            out = self._model(token, past_key_values=out.past_key_values, use_cache=True)
-        return (time.perf_counter() - started) / num_tokens
+def answer_questions(subject: Subject, questions: IO[str], answers: IO[str]) -> None:
+    """The other end of the pipe."""
+    for line in questions:
+        answers.write(json.dumps(asdict(subject.generate(**json.loads(line)))) + "\n")
+        answers.flush()
 
 
-SUBJECTS: dict[str, Callable[[Path], Subject]] = {"deltaloop": Deltaloop, "transformers": Transformers}
+def make(name: str, model: Path, args: argparse.Namespace) -> Subject:
+    """Load a subject."""
+    if name == "deltaloop":
+        from benchmarks.ours import Deltaloop
 
+        return Deltaloop(model, args.threads, args.max_inter_token_gap)
+    if name == "llama.cpp":
+        from benchmarks.llama import LlamaCpp
 
-def measure(subject: Subject, prompts: list[int], streams: list[int], num_tokens: int, repeats: int) -> dict[str, Any]:
-    """Tokens a second, every repeat, after one warm-up each."""
-    results: dict[str, Any] = {}
-    for length in prompts:
-        ids = [(7 * i) % 5000 + 100 for i in range(length)]
-        seconds = [subject.prefill(ids) for _ in range(repeats + 1)][1:]
-        results[f"prefill {length}"] = [length / s for s in seconds]
-    for num in streams:
-        seconds = [subject.decode(num, num_tokens) for _ in range(repeats + 1)][1:]
-        results[f"decode {num}"] = [num / s for s in seconds]
-    return results
+        return LlamaCpp(model, args.threads, args.ubatch, args.repack)
+    if name == "transformers":
+        from benchmarks.peers import Transformers
+
+        return Transformers(model, args.threads)
+    from benchmarks.peers import Vllm
+
+    return Vllm(model, args.threads)
 
 
 def main() -> None:
-    """Child process: a JSON request as the only argument, results as the last line of output."""
-    request = json.loads(sys.argv[1])
-    torch.set_num_threads(request["threads"])
-    subject = SUBJECTS[request["subject"]](Path(request["folder"]))
-    results = measure(subject, request["prompts"], request["streams"], request["num_tokens"], request["repeats"])
-    print(json.dumps(results), flush=True)
+    """One subject's process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=["deltaloop", "llama.cpp", "transformers", "vllm"])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--max-inter-token-gap", type=float, help="deltaloop's setting, seconds")
+    parser.add_argument("--ubatch", type=int, default=512, help="llama.cpp's n_ubatch, tokens")
+    parser.add_argument("--repack", action=argparse.BooleanOptionalAction, default=True, help="llama.cpp's setting")
+    args = parser.parse_args()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print goes to the terminal, not among the answers
+    answer_questions(make(args.name, args.model, args), sys.stdin, answers)
 
 
 if __name__ == "__main__":

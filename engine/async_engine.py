@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,7 +42,7 @@ class AsyncEngine:
         self._max_num_queued_reqs = max_num_queued_reqs
         self._max_num_queued_tokens = max_num_queued_tokens
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deltaloop-step")
-        self._outputs: dict[int, asyncio.Queue[TokenOutput | None]] = {}
+        self._streams: dict[int, _Outputs] = {}
         self._sequences: dict[str, list[Sequence]] = {}
         self._listeners: list[Callable[[StepStats], None]] = []
         self._work = asyncio.Event()
@@ -105,19 +106,19 @@ class AsyncEngine:
             if sequence.admitted is not None:
                 seconds = time.monotonic() - sequence.admitted
                 self._seconds_per_request += 0.2 * (seconds - self._seconds_per_request)
-            queue = self._outputs.pop(sequence.seq_id, None)
+            stream = self._streams.pop(sequence.seq_id, None)
         else:
-            queue = self._outputs.get(sequence.seq_id)
-        if queue is not None:
-            queue.put_nowait(output)
+            stream = self._streams.get(sequence.seq_id)
+        if stream is not None:
+            stream.put(output)
 
     def _step_stats(self, plan: StepPlan, result: StepResult) -> StepStats:
-        num_generated = sum(len(r.token_ids) for r in result.sequences)
+        num_tokens = plan.num_tokens
         told, self._num_preemptions_told = self._num_preemptions_told, self._core.scheduler.num_preemptions
         return StepStats(
-            num_tokens=plan.num_tokens,
-            num_prompt_tokens=plan.num_tokens - sum(1 for s in plan.sequences if s.sample and s.sample.position),
-            num_generated_tokens=num_generated,
+            num_tokens=num_tokens,
+            num_prompt_tokens=num_tokens - sum(1 for s in plan.sequences if s.sample and s.sample.position),
+            num_generated_tokens=sum(len(r.token_ids) for r in result.sequences),
             num_preemptions=self._num_preemptions_told - told,
             seconds=result.seconds,
         )
@@ -141,12 +142,11 @@ class AsyncEngine:
         self._core.validate(request)
         self._check_admission(len(request.prompt_ids))
         sequence = self._core.add(request)
-        queue: asyncio.Queue[TokenOutput | None] = asyncio.Queue()
-        self._outputs[sequence.seq_id] = queue
+        stream = self._streams[sequence.seq_id] = _Outputs(self, sequence)
         self._sequences.setdefault(request.request_id, []).append(sequence)
         self._idle.clear()
         self._work.set()
-        return _Outputs(self, sequence, queue)
+        return stream
 
     def _check_admission(self, num_prompt_tokens: int) -> None:
         if self._failure is not None:
@@ -186,7 +186,7 @@ class AsyncEngine:
 
     def _release(self, sequence: Sequence) -> None:
         """The client no longer listens."""
-        self._outputs.pop(sequence.seq_id, None)
+        self._streams.pop(sequence.seq_id, None)
         self._abort(sequence)
 
     def _forget(self, sequence: Sequence) -> None:
@@ -254,25 +254,36 @@ class AsyncEngine:
 class _Outputs:
     """One sequence's outputs, a `TokenStream`. Unlike a generator it can be closed before it was ever awaited."""
 
-    def __init__(self, engine: AsyncEngine, sequence: Sequence, queue: asyncio.Queue[TokenOutput | None]) -> None:
+    def __init__(self, engine: AsyncEngine, sequence: Sequence) -> None:
         self._engine = engine
         self._sequence = sequence
-        self._queue = queue
+        self._waiting: deque[TokenOutput] = deque()
+        self._reader: asyncio.Future[None] | None = None
         self._ended = False
+
+    def put(self, output: TokenOutput) -> None:
+        """Hand over an output."""
+        self._waiting.append(output)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     def __aiter__(self) -> "_Outputs":
         return self
 
     async def __anext__(self) -> TokenOutput:
+        while not self._waiting and not self._ended:
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            except asyncio.CancelledError:
+                await self.aclose()
+                raise
         if self._ended:
             raise StopAsyncIteration
-        try:
-            output = await self._queue.get()
-        except asyncio.CancelledError:
-            await self.aclose()
-            raise
-        if output is None:
-            raise StopAsyncIteration
+        output = self._waiting.popleft()
         if output.finish_reason is not None:
             await self.aclose()
         return output
@@ -280,5 +291,5 @@ class _Outputs:
     async def aclose(self) -> None:
         if not self._ended:
             self._ended = True
-            self._queue.put_nowait(None)  # wakes whoever still waits for an output
+            self._wake()  # whoever still waits for an output
             self._engine._release(self._sequence)

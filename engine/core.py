@@ -50,7 +50,7 @@ class EngineCore:
         self.limits = limits
         cache = CacheManager(limits.num_blocks, limits.block_size, limits.num_slots)
         budget = StepBudget(limits.max_num_batched_tokens, limits.max_inter_token_gap_seconds)
-        self.scheduler = Scheduler(cache, budget, limits.eos_token_ids, limits.max_model_len, clock)
+        self.scheduler = Scheduler(cache, budget, limits.max_model_len, clock)
         self._seed = seed
         self._clock = clock
         self._next_seq_id = 0
@@ -84,6 +84,7 @@ class EngineCore:
             request=request,
             seed=secrets.randbits(64) if seed is None else seed % 2**64,
             arrival=self._clock(),
+            eos_token_ids=self.limits.eos_token_ids,
         )
         self._next_seq_id += 1
         self.scheduler.add(sequence)

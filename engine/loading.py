@@ -2,30 +2,26 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from engine.async_engine import AsyncEngine
 from engine.batch import dtype_named
 from engine.client import EngineInfo
-from engine.config import EngineConfig
+from engine.config import EngineConfig, Quantization
 from engine.core import CoreLimits, EngineCore
 from engine.errors import LoadError
 from engine.kernels.choice import choose_kernels
-from engine.model.config import ModelConfig, read_model_config
+from engine.model.config import ModelConfig
 from engine.model.qwen3_next import Qwen3Next
 from engine.quant.matrix import total_bytes
 from engine.runner.machine import available_memory_bytes, num_cores
 from engine.runner.memory import MemoryNeeds, MemoryPlan, plan_memory
 from engine.runner.runner import Runner
 from engine.runner.storage import Storage
+from engine.weights.checkpoint import Checkpoint, open_checkpoint
 from engine.weights.conversion import Conversion
-from engine.weights.gguf import open_gguf
-from engine.weights.hub import HubWeights
 from engine.weights.mapped import read_ahead
-from engine.weights.safetensors import SafetensorsCheckpoint
-from engine.weights.source import WeightSource
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +43,12 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     device = _device(config)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or num_cores())
-    model_config = open_gguf(config.model).config if _is_gguf(config.model) else read_model_config(config.model)
+    checkpoint = open_checkpoint(config.model)
+    model_config = checkpoint.config
     dtype = _dtype(config, model_config)
     kv_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
     available_bytes = available_memory_bytes()  # now: later it would count mapped weights as memory to be had
-    model, num_weight_bytes = load_model(config, model_config, dtype, device, progress or (lambda done, total: None))
+    model, num_weight_bytes = load_model(checkpoint, dtype, device, config.quantization, progress)
     budget_bytes = config.kv_cache_memory_bytes or _budget_bytes(config, device, available_bytes, num_weight_bytes)
     memory = _plan(config, model_config, kv_dtype, budget_bytes, num_weight_bytes)
     storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, memory.num_slots, kv_dtype, device)
@@ -64,40 +61,36 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
 
 
 def load_model(
-    config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype, device: torch.device, progress: LoadProgress
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: Quantization = "none",
+    progress: LoadProgress | None = None,
 ) -> tuple[Qwen3Next, int]:
     """The model with its weights, and how many bytes its matrices take.
 
     On a CPU most of these stay mapped. They are read once before this returns, unless memory cannot hold them.
     """
     available_bytes = available_memory_bytes()
-    checkpoint = open_gguf(config.model) if _is_gguf(config.model) else SafetensorsCheckpoint.find(config.model)
     done, total = 0, checkpoint.num_bytes
 
     def report(num_bytes: int) -> None:
         nonlocal done
         done = min(done + num_bytes, total)  # what is converted is counted, and may be larger than its file
-        progress(done, total)
+        if progress is not None:
+            progress(done, total)
 
-    conversion = Conversion(dtype, device, config.quantization)
-    source: WeightSource
-    if isinstance(checkpoint, SafetensorsCheckpoint):
-        source = HubWeights(model_config, checkpoint.tensors(), config.model, conversion, report)
-    else:
-        source = checkpoint.weights(conversion, report)
-    model = Qwen3Next.load(model_config, source, choose_kernels(device, dtype, torch.get_num_threads()))
+    kernels = choose_kernels(device, dtype, torch.get_num_threads())
+    source = checkpoint.weights(Conversion(dtype, device, quantization, kernels.quantise), report)
+    model = Qwen3Next.load(checkpoint.config, source, kernels)
     num_bytes = total_bytes(model.matrices)
     if device.type == "cpu" and num_bytes > available_bytes:
         logger.warning("the weights take more memory than there is: parts of them will be read from disk as needed")
     elif device.type == "cpu":
         read_ahead((part for matrix in model.matrices for part in matrix.parts), report)
-    progress(total, total)  # headers are part of the files, but not of any tensor
-    logger.info("kernels: %s", model.kernels.name)
+    report(total)  # what is left: headers are part of the files, but not of any tensor
+    logger.info("kernels: %s", kernels.name)
     return model, num_bytes
-
-
-def _is_gguf(path: Path) -> bool:
-    return path.suffix == ".gguf" and not path.is_dir()
 
 
 def _device(config: EngineConfig) -> torch.device:

@@ -4,7 +4,8 @@ Both sides are frozen, torch-free and picklable, so that a step can be printed, 
 There is no prefill and no decode here: a sequence has tokens, some are computed, and a step computes some more.
 """
 
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -24,8 +25,8 @@ class SampleSpec:
 
     Attributes:
         position: tokens generated so far; with seed and choice it keys the random number.
-        history: prompt and generated tokens, only when a penalty looks at them, else empty.
-        num_prompt_tokens: how many of `history` are the prompt's.
+        seen_ids, seen_counts: the distinct tokens so far, in the order of their first appearance, and how often each
+            was generated: 0 for one that only the prompt has. int64; empty unless a penalty looks at them.
         barred_token_ids: tokens that may not be drawn (end and stop tokens before min_tokens).
     """
 
@@ -33,8 +34,8 @@ class SampleSpec:
     seed: int
     choice: int
     position: int
-    history: tuple[int, ...] = ()
-    num_prompt_tokens: int = 0
+    seen_ids: "array[int]" = field(default_factory=lambda: array("q"))
+    seen_counts: "array[int]" = field(default_factory=lambda: array("q"))
     barred_token_ids: tuple[int, ...] = ()
 
 

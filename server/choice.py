@@ -173,8 +173,8 @@ class ChoiceWriter:
 
     def _text(self, text: str) -> None:
         tokens, self._ready = self._ready, []
-        shown = tuple(token.shown for token in tokens if token.shown is not None)
-        self._events.append(TextDelta(self.choice, text, shown, tuple(token.token_id for token in tokens)))
+        shown = tuple([token.shown for token in tokens if token.shown is not None])
+        self._events.append(TextDelta(self.choice, text, shown, tuple([token.token_id for token in tokens])))
 
     def _finish(self, reason: FinishedAs, stop: str | int | None = None) -> None:
         if self._stops.matched is None:
@@ -202,6 +202,8 @@ class ChoiceWriter:
     def _drain(self) -> list[GenerationEvent]:
         """The events so far, neighbours of one kind joined."""
         events, self._events = self._events, []
+        if len(events) < 2:
+            return events
         joined: list[GenerationEvent] = []
         for event in events:
             last = joined[-1] if joined else None

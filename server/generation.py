@@ -7,6 +7,7 @@ is the merged stream of their events; closing it frees all that it holds within 
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -147,7 +148,8 @@ class Generation:
         self._num_choices = num_choices
         self._timeout_seconds = timeout_seconds
         self._deadline = None if timeout_seconds is None else asyncio.get_running_loop().time() + timeout_seconds
-        self._queue: asyncio.Queue[GenerationEvent | ApiError | None] = asyncio.Queue()
+        self._events: deque[GenerationEvent | ApiError] = deque()
+        self._reader: asyncio.Future[None] | None = None
         self._num_running = len(sequences)
         self._pumps = [asyncio.create_task(self._pump(sequence)) for sequence in sequences]
 
@@ -161,13 +163,19 @@ class Generation:
         Raises:
             ApiError: the request cannot go on, whatever its choices did so far.
         """
-        while self._num_running or not self._queue.empty():
-            item = await self._queue.get()
-            if isinstance(item, ApiError):
-                raise item
-            if item is not None:
-                return item
-        raise StopAsyncIteration
+        while not self._events:
+            if not self._num_running:
+                raise StopAsyncIteration
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        event = self._events.popleft()
+        if isinstance(event, ApiError):
+            raise event
+        return event
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     async def aclose(self) -> None:
         """Stop everything that still runs. Safe to call again."""
@@ -185,14 +193,14 @@ class Generation:
                 await self._forward(sequence)
         except Exception:
             if limit.expired() and self._timeout_seconds is not None:
-                self._queue.put_nowait(RequestTimedOut(self._timeout_seconds))
+                self._events.append(RequestTimedOut(self._timeout_seconds))
                 return
             sequence.failed = True
             logger.exception("request %s failed", sequence.request.request_id)
-            self._queue.put_nowait(InternalError())
+            self._events.append(InternalError())
         finally:
             self._num_running -= 1
-            self._queue.put_nowait(None)  # wakes a reader that waits for an event that will not come
+            self._wake()
             await sequence.close()
             self._settle(sequence)
 
@@ -202,8 +210,10 @@ class Generation:
             if gap is not None:
                 self._metrics.observe_token_gap(gap)
             for event in sequence.writer.feed(output):
-                sequence.failed = sequence.failed or isinstance(event, GenerationFailed)
-                self._queue.put_nowait(event)
+                if isinstance(event, GenerationFailed):
+                    sequence.failed = True
+                self._events.append(event)
+            self._wake()
             if sequence.writer.finished:
                 return
         raise RuntimeError("the engine's stream ended without a finish reason")

@@ -64,4 +64,6 @@ def cpu_kernels(library: Library, name: str, threads: int, exact: bool) -> Kerne
         attention_mix=cpu.attention_mix,
         add_moe=cpu.add_moe,
         add_mlp=cpu.add_mlp,
+        sample=cpu.sample,
+        quantise=cpu.quantise,
     )

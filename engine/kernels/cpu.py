@@ -3,6 +3,7 @@
 Calls come from one thread, as the runner makes them: the library's threads and its scratch memory belong to that.
 """
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -10,12 +11,17 @@ from torch import Tensor
 
 from engine.batch import PagedKV, RecurrentState, Span
 from engine.kernels.descriptors import Descriptors
+from engine.kernels.draws import DescribedDraws
 from engine.kernels.library import Library, check
 from engine.layers.attention import Attention
 from engine.layers.gated_delta_net import GatedDeltaNet
 from engine.layers.moe import Mlp, SparseMoe
 from engine.layers.rope import Rotation
+from engine.quant.formats import Format
 from engine.quant.matrix import Matrix
+from engine.sampling.draw import Draw, Drawn, NoToken
+
+QUANTISED_BLOCK = 32  # of both formats that `quantise` makes
 
 
 class CpuKernels:
@@ -110,6 +116,26 @@ class CpuKernels:
         )  # fmt: skip
         check(code)
         return out
+
+    def quantise(self, matrix: Matrix, format: Format) -> Matrix:
+        assert format.block == QUANTISED_BLOCK
+        num_parts, num_blocks = len(matrix.parts), matrix.rows * matrix.columns // QUANTISED_BLOCK
+        out = torch.empty(num_parts, matrix.rows, format.row_bytes(matrix.columns), dtype=torch.uint8)
+        parts = (ctypes.c_void_p * num_parts)(*(part.data_ptr() for part in matrix.parts))
+        code = self._library.quantise(
+            matrix.format.code, format.code, parts, num_parts, num_blocks, out.data_ptr(), self._threads
+        )
+        check(code)
+        return Matrix(format, matrix.rows, matrix.columns, tuple(out))
+
+    def sample(self, logits: Tensor, draws: Sequence[Draw], num_used_tokens: int) -> Sequence[Drawn | NoToken]:
+        rows, vocab = logits.shape
+        described = DescribedDraws(draws, vocab)
+        assert len(draws) == rows
+        if rows:
+            address = described.address
+            check(self._library.sample(_data(logits), rows, vocab, num_used_tokens, address, self._threads))
+        return described.results()
 
 
 def _data(tensor: Tensor) -> int:

@@ -7,7 +7,7 @@ import ctypes
 import logging
 import re
 from collections.abc import Callable
-from ctypes import c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 assert torch.__version__  # imported first: the library then shares torch's OpenMP runtime instead of bringing its own
 OPENMP_RUNTIME = re.compile(r"/lib(?:gomp|omp|iomp5)\b[^/\n]*\.so[^/\n]*$", re.MULTILINE)
 
-OUT_OF_MEMORY, UNSUPPORTED = 1, 2
+OUT_OF_MEMORY, UNSUPPORTED, NO_SCALE = 1, 2, 3
 INT8, BF16, F32 = 0, 1, 2  # dl_form
+NOT_FINITE, ALL_BARRED = -1, -2  # dl_no_token
 
 
 class DlMatrix(ctypes.Structure):
@@ -116,6 +117,36 @@ class DlMoe(ctypes.Structure):
     ]
 
 
+class DlDraw(ctypes.Structure):
+    """`dl_draw`."""
+
+    _fields_: ClassVar = [
+        ("uniform", c_double),
+        ("top_p", c_double),
+        ("min_p", c_float),
+        ("scale", c_float),
+        ("repetition", c_float),
+        ("presence", c_float),
+        ("frequency", c_float),
+        ("top_k", c_int64),
+        ("num_logprobs", c_int64),
+        ("num_seen", c_int64),
+        ("num_biases", c_int64),
+        ("num_allowed", c_int64),
+        ("num_barred", c_int64),
+        ("seen_ids", c_void_p),
+        ("seen_counts", c_void_p),
+        ("bias_ids", c_void_p),
+        ("biases", c_void_p),
+        ("allowed_ids", c_void_p),
+        ("barred_ids", c_void_p),
+        ("top_ids", c_void_p),
+        ("top_logprobs", c_void_p),
+        ("logprob", c_double),
+        ("token_id", c_int64),
+    ]
+
+
 _P, _N = c_void_p, c_int64
 SIGNATURES = {
     "dl_set_codebook": (c_int, _P),
@@ -126,6 +157,8 @@ SIGNATURES = {
     "dl_mlp_add": (_P, c_float, _P, _P, _P, _P, _N, c_int),
     "dl_delta_net_mix": (_P, _P, _N, _P, _P, _P, _N, _P, c_int),
     "dl_attention_mix": (_P, _P, _N, _P, _P, _P, _P, _P, _P, _N, _P, c_int),
+    "dl_sample": (_P, _N, _N, _N, _P, c_int),
+    "dl_quantise": (c_int, c_int, _P, _N, _N, _P, c_int),
 }
 
 
@@ -153,12 +186,16 @@ class Library:
         self.mlp_add: Callable[..., int] = loaded.dl_mlp_add
         self.delta_net_mix: Callable[..., int] = loaded.dl_delta_net_mix
         self.attention_mix: Callable[..., int] = loaded.dl_attention_mix
+        self.sample: Callable[..., int] = loaded.dl_sample
+        self.quantise: Callable[..., int] = loaded.dl_quantise
 
 
 def check(code: int) -> None:
     """Turn what a function returned into an exception, if it is an error."""
     if code == OUT_OF_MEMORY:
         raise MemoryError("no memory for the scratch space of a kernel")
+    if code == NO_SCALE:
+        raise ValueError("weights that are not finite, or too large, cannot be quantised")
     if code:
         raise RuntimeError(f"a kernel does not know this format of weights (code {code})")
 

@@ -12,16 +12,21 @@ from engine.kernels.embedding.reference import embed
 from engine.kernels.linear.reference import add_projection, project
 from engine.kernels.moe.reference import add_mlp, add_moe
 from engine.kernels.norm.reference import rms_norm
+from engine.kernels.sampling.reference import sample
 from engine.layers.attention import Attention
 from engine.layers.gated_delta_net import GatedDeltaNet
 from engine.layers.moe import Mlp, SparseMoe
 from engine.layers.rope import Rotation
+from engine.quant.formats import Format
 from engine.quant.matrix import Matrix
+from engine.quant.quantise import quantise
+from engine.sampling.draw import Draw, Drawn, NoToken
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """One implementation of each operator. Contracts stand at the references in `engine.kernels.*.reference`.
+    """One implementation of each operator. Contracts stand at the references in `engine.kernels.*.reference`, that of
+    `quantise`, which loading calls, in `engine.quant.quantise`.
 
     Rows x are fp32 [T, hidden]. The three that add return the sum and may write it into x.
     """
@@ -35,6 +40,8 @@ class Kernels:
     attention_mix: Callable[[Attention, Tensor, Rotation, Tensor, PagedKV, Sequence[Span]], Tensor]  # fourth: kv_rows
     add_moe: Callable[[Tensor, SparseMoe], Tensor]
     add_mlp: Callable[[Tensor, Mlp], Tensor]
+    sample: Callable[[Tensor, Sequence[Draw], int], Sequence[Drawn | NoToken]]  # logits; third: num_used_tokens
+    quantise: Callable[[Matrix, Format], Matrix]
 
 
 def reference_kernels() -> Kernels:
@@ -49,4 +56,6 @@ def reference_kernels() -> Kernels:
         attention_mix=attention_mix,
         add_moe=add_moe,
         add_mlp=add_mlp,
+        sample=sample,
+        quantise=quantise,
     )

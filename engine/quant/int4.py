@@ -20,6 +20,7 @@ HEADER_BYTES = 5
 GPTQ_V1_ONES = 0x11111111
 AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # of a word's eight columns: the nibble that holds each
 SYMMETRIC_ZERO = 8
+LOW_NIBBLES = 0x0F0F0F0F0F0F0F0F
 
 
 def dequantise(blocks: Tensor) -> Tensor:
@@ -34,11 +35,22 @@ def pack(values: Tensor, zeros: Tensor, scales: Tensor) -> Tensor:
 
     Shapes: values uint8 [R, columns], each below 16; zeros uint8 and scales (any float dtype) [R, groups].
     """
-    num_rows, num_groups = scales.shape
-    runs = values.view(num_rows, num_groups, -1, 2, RUN // 2)
-    packed = (runs[..., 0, :] | runs[..., 1, :] << 4).flatten(2)
-    scale_bytes = viewed(scales.float().unsqueeze(-1), torch.uint8)
-    return torch.cat((scale_bytes, zeros.unsqueeze(-1), packed), -1).flatten(1)
+    low, high = values.view(len(values), -1, 2, RUN // 2).unbind(2)
+    return _rows(low | high << 4, zeros, scales)
+
+
+def _pack_words(words: Tensor, zeros: Tensor, scales: Tensor) -> Tensor:
+    """The same for values that are packed in their order already, the lowest nibbles first: int32 [R, columns / 8]."""
+    low, high = viewed(words, torch.int64).view(len(words), -1, 2).unbind(2)  # a run's halves of sixteen values
+    evens, odds = low & LOW_NIBBLES | (high & LOW_NIBBLES) << 4, low >> 4 & LOW_NIBBLES | high & ~LOW_NIBBLES
+    as_bytes = [part.unsqueeze(-1).view(torch.uint8) for part in (evens, odds)]
+    return _rows(torch.stack(as_bytes, -1).flatten(2), zeros, scales)
+
+
+def _rows(runs: Tensor, zeros: Tensor, scales: Tensor) -> Tensor:
+    """Put headers before the nibbles uint8 [R, runs, 16]."""
+    header = viewed(scales.float().unsqueeze(-1), torch.uint8), zeros.unsqueeze(-1)
+    return torch.cat((*header, runs.view(*scales.shape, -1)), -1).flatten(1)
 
 
 def from_gptq(
@@ -58,7 +70,7 @@ def from_gptq(
     _check_group_order(g_idx, columns, format.block)
     # Writers of v1 subtract from whole words, with borrow, so the sum of whole words is what undoes it for any zero.
     zeros = _nibbles(qzeros + zero_offset * GPTQ_V1_ONES)[:, :rows]
-    return format, pack(_nibbles(qweight.t()), zeros.t(), scales.t())
+    return format, _pack_words(qweight.t(), zeros.t(), scales.t())
 
 
 def from_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> tuple[Format, Tensor]:
@@ -70,12 +82,11 @@ def from_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> tuple[Format, T
     format = _format(qweight.shape[0], num_groups)
     _check_words(qweight, (qweight.shape[0], -(-rows // 8)), "qweight")
     _check_words(qzeros, (num_groups, -(-rows // 8)), "qzeros")
-    places = torch.tensor(AWQ_PLACES, device=qweight.device)
-
-    def by_row(words: Tensor) -> Tensor:
-        return _nibbles(words).view(len(words), -1, 8)[..., places].flatten(1).t()[:rows].contiguous()
-
-    return format, pack(by_row(qweight), by_row(qzeros), scales.t())
+    zeros = _awq_nibbles(qzeros)[:, :rows]
+    inputs = _awq_nibbles(qweight)[:, :rows].unflatten(0, (-1, 8))  # eight of them, of one output, are a word of ours
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=qweight.device).unsqueeze(-1)
+    words = (inputs << shifts).sum(1, dtype=torch.int32)
+    return format, _pack_words(words.t(), zeros.t().to(torch.uint8), scales.t())
 
 
 def from_compressed_tensors(
@@ -96,12 +107,18 @@ def from_compressed_tensors(
     else:
         _check_words(weight_zero_point, (-(-rows // 8), num_groups), "weight_zero_point")
         zeros = _nibbles(weight_zero_point.t()).t()[:rows]
-    return format, pack(_nibbles(weight_packed), zeros, weight_scale)
+    return format, _pack_words(weight_packed, zeros, weight_scale)
 
 
 def _nibbles(words: Tensor) -> Tensor:
     """Int32 [A, B] -> uint8 [A, 8 * B], the lowest nibbles first."""
     return in_order(viewed(words, torch.uint8), 4)
+
+
+def _awq_nibbles(words: Tensor) -> Tensor:
+    """Int32 [A, B] -> [A, 8 * B] in the order of the columns."""
+    shifts = torch.tensor(AWQ_PLACES, dtype=torch.int32, device=words.device) * 4
+    return (words.unsqueeze(-1) >> shifts & 15).flatten(1)
 
 
 def _pair(tensor: Tensor, name: str) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """`Matrix`: weight matrices in the bytes of their file, usually mapped and not copied."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from engine.quant.dequantise import dequantise_rows
 from engine.quant.formats import BF16, DENSE, F16, F32, Format
 
 DENSE_DTYPES = {F32: torch.float32, F16: torch.float16, BF16: torch.bfloat16}
+DENSE_FORMATS = {dtype: format for format, dtype in DENSE_DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,13 @@ class Matrix:
     def device(self) -> torch.device:
         return self.parts[0].device
 
+    def to(self, device: torch.device) -> "Matrix":
+        """The same bytes on a device; itself if they are there."""
+        if self.device == device:
+            return self
+        scales = self.scales and replace(self.scales, parts=tuple(part.to(device) for part in self.scales.parts))
+        return replace(self, parts=tuple(part.to(device) for part in self.parts), scales=scales)
+
     def dense(self, index: int = 0) -> Tensor:
         """The values of one matrix [rows, columns]: a view for F32, F16 and BF16, else fp32, computed anew."""
         return self.dense_rows(slice(None), index)
@@ -65,10 +73,9 @@ class Matrix:
 
 def dense_matrix(*tensors: Tensor) -> Matrix:
     """Wrap ordinary tensors [rows, columns] of one shape and dtype, without copying where they are contiguous."""
-    formats = {dtype: known for known, dtype in DENSE_DTYPES.items()}
     rows, columns = tensors[0].shape
     parts = tuple(tensor.contiguous().view(torch.uint8) for tensor in tensors)
-    return Matrix(formats[tensors[0].dtype], rows, columns, parts)
+    return Matrix(DENSE_FORMATS[tensors[0].dtype], rows, columns, parts)
 
 
 def total_bytes(matrices: Sequence[Matrix]) -> int:

@@ -7,33 +7,56 @@ from engine.plan import ScheduledSequence, StepPlan
 
 
 def token_batch(plan: StepPlan, block_size: int, device: torch.device) -> TokenBatch:
-    """Pack the plan's sequences row after row."""
-    token_ids: list[int] = []
-    positions: list[torch.Tensor] = []
-    kv_rows: list[torch.Tensor] = []
-    spans: list[Span] = []
-    sample_rows: list[int] = []
-    for sequence in plan.sequences:
-        span = _span(sequence, len(token_ids))
-        token_ids.extend(sequence.token_ids)
-        at = torch.arange(span.position, span.context_len)
-        positions.append(at)
-        kv_rows.append(span.block_ids[at // block_size] * block_size + at % block_size)
-        spans.append(span)
-        if sequence.sample is not None:
-            sample_rows.append(span.end - 1)
-    return TokenBatch(
-        token_ids=torch.tensor(token_ids, device=device),
-        positions=torch.cat(positions).to(device),
-        kv_rows=torch.cat(kv_rows).to(device),
-        spans=tuple(_to(span, device) for span in spans),
-        sample_rows=torch.tensor(sample_rows, dtype=torch.int64, device=device),
-    )
+    """The batch of a single plan."""
+    return BatchBuilder(block_size, device).build(plan)
 
 
-def _span(sequence: ScheduledSequence, start: int) -> Span:
-    return Span(start, len(sequence.token_ids), sequence.start, sequence.slot, torch.tensor(sequence.block_ids))
+class BatchBuilder:
+    """Packs a plan's sequences row after row.
 
+    A decoding sequence's block table changes once a block and may be long: each slot's last one is kept as a tensor.
+    """
 
-def _to(span: Span, device: torch.device) -> Span:
-    return Span(span.start, span.num_rows, span.position, span.slot, span.block_ids.to(device))
+    def __init__(self, block_size: int, device: torch.device) -> None:
+        self._block_size = block_size
+        self._device = device
+        self._tables: dict[int, tuple[tuple[int, ...], torch.Tensor]] = {}
+
+    def build(self, plan: StepPlan) -> TokenBatch:
+        """The batch of a plan."""
+        token_ids: list[int] = []
+        positions: list[int] = []
+        kv_rows: list[int] = []
+        spans: list[Span] = []
+        sample_rows: list[int] = []
+        for sequence in plan.sequences:
+            start, num_rows = len(token_ids), len(sequence.token_ids)
+            token_ids += sequence.token_ids
+            positions += range(sequence.start, sequence.start + num_rows)
+            kv_rows += self._kv_rows(sequence)
+            spans.append(Span(start, num_rows, sequence.start, sequence.slot, self._block_table(sequence)))
+            if sequence.sample is not None:
+                sample_rows.append(start + num_rows - 1)
+        return TokenBatch(
+            token_ids=self._tensor(token_ids),
+            positions=self._tensor(positions),
+            kv_rows=self._tensor(kv_rows),
+            spans=tuple(spans),
+            sample_rows=self._tensor(sample_rows),
+        )
+
+    def _kv_rows(self, sequence: ScheduledSequence) -> list[int]:
+        size, block_ids = self._block_size, sequence.block_ids
+        end = sequence.start + len(sequence.token_ids)
+        return [block_ids[at // size] * size + at % size for at in range(sequence.start, end)]
+
+    def _block_table(self, sequence: ScheduledSequence) -> torch.Tensor:
+        known = self._tables.get(sequence.slot)
+        if known is not None and known[0] == sequence.block_ids:
+            return known[1]
+        table = self._tensor(sequence.block_ids)
+        self._tables[sequence.slot] = (sequence.block_ids, table)
+        return table
+
+    def _tensor(self, values: list[int] | tuple[int, ...]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self._device)

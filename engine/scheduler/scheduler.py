@@ -43,7 +43,6 @@ class Scheduler:
         self,
         cache: CacheManager,
         budget: StepBudget,
-        eos_token_ids: tuple[int, ...],
         max_model_len: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -52,7 +51,6 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.num_preemptions = 0
         self._budget = budget
-        self._eos_token_ids = eos_token_ids
         self._max_model_len = max_model_len
         self._clock = clock
         self._step = 0
@@ -86,13 +84,15 @@ class Scheduler:
 
     def _fill(self) -> list[tuple[Sequence, int]]:
         """Sequences with the number of tokens each computes: decoding ones, then prompts, then new arrivals."""
-        decoding = [s for s in self.running if s.num_uncomputed_tokens == 1]
-        # One that is preempted to make room for another has no allocation any more.
-        able = (s for s in decoding if s.allocation is not None and self._make_room(s))
-        chosen = [(sequence, 1) for sequence in able]
-        room = self._budget.chunk_tokens(len(chosen))
+        decoding: list[Sequence] = []
+        reading: list[Sequence] = []
         for sequence in self.running:
-            if sequence.num_uncomputed_tokens > 1 and room > 0:
+            (decoding if sequence.num_uncomputed_tokens == 1 else reading).append(sequence)
+        # One that is preempted to make room for another has no allocation any more.
+        chosen = [(s, 1) for s in decoding if s.allocation is not None and self._make_room(s)]
+        room = self._budget.chunk_tokens(len(chosen))
+        for sequence in reading:
+            if sequence.allocation is not None and room > 0:
                 num_tokens = min(sequence.num_uncomputed_tokens, room)
                 chosen.append((sequence, num_tokens))
                 room -= num_tokens
@@ -149,7 +149,7 @@ class Scheduler:
             block_ids=tuple(allocation.block_ids[: self.cache.num_blocks_for(end)]),
             slot=allocation.slot,
             state=StateAction.CONTINUE if start else StateAction.RESET,
-            sample=sequence.sample_spec(self._eos_token_ids) if end == len(sequence.tokens) else None,
+            sample=sequence.sample_spec() if end == len(sequence.tokens) else None,
         )
 
     # --- results --------------------------------------------------------------------------------------------------
@@ -158,13 +158,18 @@ class Scheduler:
         """Enter the results of a plan; returns the sequences that have news for their clients."""
         in_flight, self._in_flight = self._in_flight, {}
         _check_result(plan, result)
-        num_prompt_tokens = sum(len(s.token_ids) for s in plan.sequences if len(s.token_ids) > 1)
-        self._budget.observe(num_prompt_tokens, plan.num_tokens - num_prompt_tokens, result.seconds)
+        num_prompt_tokens = num_decoding = 0
         for scheduled in plan.sequences:
+            num_tokens = len(scheduled.token_ids)
+            if num_tokens > 1:
+                num_prompt_tokens += num_tokens
+            else:
+                num_decoding += 1
             sequence = in_flight[scheduled.seq_id]
-            sequence.num_computed_tokens += len(scheduled.token_ids)
-            if not sequence.suspect:
+            sequence.num_computed_tokens += num_tokens
+            if sequence.suspect_until and not sequence.suspect:
                 sequence.suspect_until = 0
+        self._budget.observe(num_prompt_tokens, num_decoding, result.seconds)
         updates = [self._advance(in_flight[r.seq_id], r) for r in result.sequences]
         for sequence in in_flight.values():
             if sequence.abort_requested and sequence.finish_reason is None:
@@ -182,8 +187,8 @@ class Scheduler:
             sequence.first_token = now
         sequence.last_token = now
         for token_id in result.token_ids:
-            sequence.tokens.append(token_id)
-            sequence.finish_if_done(self._eos_token_ids, self._max_model_len)
+            sequence.append(token_id)
+            sequence.finish_if_done(self._max_model_len)
         if sequence.finish_reason is not None:
             self._finish(sequence, sequence.finish_reason)
         return SequenceUpdate(sequence, result.token_ids, result.logprobs)

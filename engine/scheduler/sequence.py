@@ -4,7 +4,18 @@ from dataclasses import dataclass, field
 
 from engine.cache.manager import Allocation
 from engine.plan import SampleSpec
+from engine.scheduler.seen_tokens import SeenTokens
 from engine.types import FinishReason, GenerationRequest, RequestTimes
+
+NOTHING_SEEN = SeenTokens(()).snapshot()
+
+
+def _seen_tokens(request: GenerationRequest) -> SeenTokens | None:
+    """What the request's penalties look at: the prompt only if the one for repetition does; None without any."""
+    params = request.sampling
+    if params.repetition_penalty != 1.0:
+        return SeenTokens(request.prompt_ids)
+    return SeenTokens(()) if params.presence_penalty or params.frequency_penalty else None
 
 
 @dataclass(slots=True, eq=False)
@@ -13,14 +24,17 @@ class Sequence:
 
     It waits while `allocation` is None and runs while it has one. A sequence that was part of a failed step is suspect:
     it is computed alone until it has `suspect_until` tokens again, or fails. `abort_requested` is honoured by the step
-    in flight's end.
+    in flight's end. `end_token_ids` are the tokens that end it.
     """
 
     seq_id: int
     request: GenerationRequest
     seed: int
     arrival: float
+    eos_token_ids: tuple[int, ...]
     tokens: list[int] = field(init=False)
+    seen: SeenTokens | None = field(init=False)
+    end_token_ids: tuple[int, ...] = field(init=False)
     num_computed_tokens: int = 0
     allocation: Allocation | None = None
     finish_reason: FinishReason | None = None
@@ -35,15 +49,20 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt_ids)
+        self.seen = _seen_tokens(self.request)
+        params = self.request.sampling
+        self.end_token_ids = (() if params.ignore_eos else self.eos_token_ids) + params.stop_token_ids
+
+    def append(self, token_id: int) -> None:
+        """Add a generated token."""
+        self.tokens.append(token_id)
+        if self.seen is not None:
+            self.seen.add(token_id)
 
     @property
     def order(self) -> tuple[int, int]:
         """Sorting key: priority, then arrival."""
         return self.request.priority, self.seq_id
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        return len(self.request.prompt_ids)
 
     @property
     def num_generated_tokens(self) -> int:
@@ -61,30 +80,24 @@ class Sequence:
     def times(self) -> RequestTimes:
         return RequestTimes(self.arrival, self.admitted, self.first_token, self.last_token)
 
-    def end_token_ids(self, eos_token_ids: tuple[int, ...]) -> tuple[int, ...]:
-        """Tokens that end this sequence."""
-        params = self.request.sampling
-        return params.stop_token_ids if params.ignore_eos else eos_token_ids + params.stop_token_ids
-
-    def sample_spec(self, eos_token_ids: tuple[int, ...]) -> SampleSpec:
+    def sample_spec(self) -> SampleSpec:
         """How to draw this sequence's next token."""
         params = self.request.sampling
-        penalised = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0
-        barred = self.num_generated_tokens < params.min_tokens
+        position = self.num_generated_tokens
+        seen_ids, seen_counts = self.seen.snapshot() if self.seen is not None else NOTHING_SEEN
         return SampleSpec(
             params=params,
             seed=self.seed,
             choice=self.request.choice,
-            position=self.num_generated_tokens,
-            history=tuple(self.tokens) if penalised else (),
-            num_prompt_tokens=self.num_prompt_tokens,
-            barred_token_ids=self.end_token_ids(eos_token_ids) if barred else (),
+            position=position,
+            seen_ids=seen_ids,
+            seen_counts=seen_counts,
+            barred_token_ids=self.end_token_ids if position < params.min_tokens else (),
         )
 
-    def finish_if_done(self, eos_token_ids: tuple[int, ...], max_model_len: int) -> None:
+    def finish_if_done(self, max_model_len: int) -> None:
         """Set the finish reason when the last token ended the sequence."""
-        params = self.request.sampling
-        if self.tokens[-1] in self.end_token_ids(eos_token_ids):
+        if self.tokens[-1] in self.end_token_ids:
             self.finish_reason = FinishReason.STOP
-        elif self.num_generated_tokens == params.max_tokens or len(self.tokens) == max_model_len:
+        elif self.num_generated_tokens == self.request.sampling.max_tokens or len(self.tokens) == max_model_len:
             self.finish_reason = FinishReason.LENGTH

@@ -1,15 +1,16 @@
-"""`Conversion`: what becomes of a dense matrix when it is loaded. As a rule nothing: it stays in the file's bytes."""
+"""`Conversion`: what becomes of dense matrices as they are loaded. As a rule nothing: they stay in the file's bytes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
 import torch
-from torch import Tensor
 
 from engine.config import Quantization
-from engine.quant.formats import BY_NAME, Format, int4_format
-from engine.quant.matrix import Matrix, dense_matrix
-from engine.quant.quantise import quantise_int4, quantise_int8
+from engine.quant.formats import BF16, DENSE, F32, Format, int4_format
+from engine.quant.matrix import DENSE_DTYPES, Matrix, dense_matrix
+from engine.quant.quantise import Q8_0, quantise
+from engine.weights.mapped import read_soon
 
 
 class Role(Enum):
@@ -22,7 +23,6 @@ class Role(Enum):
     OTHER = auto()
 
 
-Q8_0 = BY_NAME["Q8_0"]
 INT4 = int4_format(32)
 QUANTISED: dict[Quantization, dict[Role, Format]] = {
     "none": {},
@@ -39,33 +39,42 @@ class Conversion:
         dtype: float32 turns 16-bit matrices into F32, bfloat16 turns F32 ones into BF16; a router stays exact.
         device: where all weights go.
         quantization: what to quantise matrices to, but for rows that are no whole number of blocks.
+        quantise: who does that; contract at the reference.
     """
 
     dtype: torch.dtype
     device: torch.device
     quantization: Quantization = "none"
+    quantise: Callable[[Matrix, Format], Matrix] = quantise
 
-    def matrix(self, values: Tensor, role: Role) -> Matrix:
-        """Values [rows, columns] in fp32, fp16 or bf16 as they are to be held: a view where nothing changes.
+    def matrix(self, stack: Matrix, role: Role) -> Matrix:
+        """A stack as it is to be held: itself where nothing changes, as with all that is quantised already.
 
         Raises:
-            ValueError: they cannot be quantised.
+            ValueError: it cannot be quantised.
         """
-        values = values.to(self.device)
-        format = QUANTISED[self.quantization].get(role)
-        if format is None or values.shape[1] % format.block:
-            return dense_matrix(values.to(self._dtype(values, role)))
-        part = quantise_int8(values) if format == Q8_0 else quantise_int4(values, format.block)
-        return Matrix(format, values.shape[0], values.shape[1], (part,))
+        format = self._format(stack, role)
+        if format == stack.format:
+            return stack.to(self.device)
+        read_soon(stack.parts)
+        stack = stack.to(self.device)
+        if format not in DENSE:
+            return self.quantise(stack, format)
+        return dense_matrix(*(stack.dense(i).to(DENSE_DTYPES[format]) for i in range(len(stack.parts))))
 
-    def _dtype(self, values: Tensor, role: Role) -> torch.dtype:
+    def _format(self, stack: Matrix, role: Role) -> Format:
+        if stack.format not in DENSE:
+            return stack.format
+        quantised = QUANTISED[self.quantization].get(role)
+        if quantised and stack.columns % quantised.block == 0:
+            return quantised
         if role is Role.ROUTER:
-            return torch.bfloat16 if _is_bf16(values) else values.dtype
+            return BF16 if _is_bf16(stack) else stack.format
         if self.dtype == torch.float32:
-            return torch.float32
-        return torch.bfloat16 if (values.dtype, self.dtype) == (torch.float32, torch.bfloat16) else values.dtype
+            return F32
+        return BF16 if (stack.format, self.dtype) == (F32, torch.bfloat16) else stack.format
 
 
-def _is_bf16(values: Tensor) -> bool:
-    """Whether bf16 holds them exactly: routers are often trained in it and stored in fp32, at twice the bytes."""
-    return values.dtype == torch.float32 and torch.equal(values.bfloat16().float(), values)
+def _is_bf16(stack: Matrix) -> bool:
+    """Whether bf16 holds it exactly: routers are often trained in it and stored in fp32, at twice the bytes."""
+    return stack.format == F32 and torch.equal(stack.dense().bfloat16().float(), stack.dense())

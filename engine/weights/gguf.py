@@ -15,7 +15,7 @@ from engine.errors import LoadError
 from engine.model.config import ModelConfig
 from engine.model.gguf_config import gguf_model_config, num_nextn_layers
 from engine.quant.formats import BY_NAME, DENSE
-from engine.quant.matrix import DENSE_DTYPES, Matrix
+from engine.quant.matrix import Matrix
 from engine.weights.conversion import Conversion, Role
 from engine.weights.gguf_file import GgufFile, read_gguf, without_outer_ones
 from engine.weights.inventory import Inventory
@@ -204,10 +204,7 @@ class GgufWeights:
 
     def _held(self, found: StoredTensor, parts: Iterable[Tensor], rows: int, columns: int, role: Role) -> Matrix:
         """Bytes [rows, row bytes] as they are to be held; dense ones may be converted."""
-        format = BY_NAME[found.dtype]
-        if format in DENSE:
-            return self._modules.fused([part.view(DENSE_DTYPES[format]) for part in parts], found.name, role)
-        return Matrix(format, rows, columns, tuple(part.to(self._device) for part in parts))
+        return self._modules.held(Matrix(BY_NAME[found.dtype], rows, columns, tuple(parts)), [found.name], role)
 
     def _values(self, name: str, *shape: int) -> Tensor:
         """A small tensor in fp32, in memory of its own."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from engine.errors import LoadError
 from engine.quant.formats import BY_GGML_ID, Format
 from engine.weights.gguf_metadata import Cursor, GgufMetadata, Value
+from engine.weights.naming import some
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT, LEAST_ALIGNMENT = 32, 8
 MAX_DIMENSIONS = 4
-NUM_NAMED = 3
 
 _PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _NOT_SERVED = {
@@ -100,7 +100,7 @@ def _joined(parts: list[GgufFile]) -> GgufFile:
             raise LoadError(f"{part.path} says that it is another part: give the parts of one model their own names")
         twice = tensors.keys() & part.tensors
         if twice:
-            raise LoadError(f"{part.path} has {some(sorted(twice))} once more: these are not parts of one model")
+            raise LoadError(f"{part.path} has {some(twice)} once more: these are not parts of one model")
         tensors |= part.tensors
     expected = metadata.integer("split.tensors.count")
     if expected is not None and expected != len(tensors):
@@ -202,9 +202,3 @@ def _tensor(
 def without_outer_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape as GGUF sees it, where every tensor has more dimensions of 1 outside, written or not."""
     return without_outer_ones(shape[1:]) if len(shape) > 1 and shape[0] == 1 else shape
-
-
-def some(names: list[str]) -> str:
-    """The first few of many names."""
-    shown = ", ".join(names[:NUM_NAMED])
-    return shown if len(names) <= NUM_NAMED else f"{shown} and {len(names) - NUM_NAMED} more"

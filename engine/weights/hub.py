@@ -3,22 +3,52 @@
 Experts come one tensor each or all of a layer in one, see `_experts`. Norms are stored as distance from 1.
 """
 
+import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from engine.model.config import ModelConfig
-from engine.quant.matrix import Matrix
+from engine.errors import LoadError
+from engine.model.config import ModelConfig, read_model_config
+from engine.quant.matrix import Matrix, dense_matrix
 from engine.weights.conversion import Conversion, Role
 from engine.weights.inventory import Inventory
 from engine.weights.modules import DENSE_TYPES, Modules, stand_in
-from engine.weights.safetensors import StoredTensor
+from engine.weights.safetensors import SafetensorsCheckpoint, StoredTensor
 from engine.weights.source import AttentionWeights, DeltaNetWeights, HeadGroups, MlpWeights, MoeWeights
 
 MULTI_TOKEN_HEAD = "mtp."  # of the Next-80B files, not used
 LM_HEAD = "lm_head"
+FUSED_EXPERTS = re.compile(r"\.mlp\.experts\.(?:gate_up|down)_proj(?P<kind>.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class HubCheckpoint:
+    """A model folder in hub layout, its config.json read."""
+
+    folder: Path
+    config: ModelConfig
+    files: SafetensorsCheckpoint
+
+    @property
+    def num_bytes(self) -> int:
+        return self.files.num_bytes
+
+    def weights(self, conversion: Conversion, report: Callable[[int], None] = lambda num_bytes: None) -> "HubWeights":
+        """Map the files; see `HubWeights`."""
+        return HubWeights(self.config, self.files.tensors(), self.folder, conversion, report)
+
+
+def open_hub(folder: Path) -> HubCheckpoint:
+    """Read a model folder's configuration and find its files.
+
+    Raises:
+        LoadError: it has no configuration that is served, or lacks files.
+    """
+    return HubCheckpoint(folder, read_model_config(folder), SafetensorsCheckpoint.find(folder))
 
 
 class HubWeights:
@@ -35,13 +65,14 @@ class HubWeights:
         """`source` is what errors call the checkpoint; `report` is told the bytes of tensors as they are converted.
 
         Raises:
-            LoadError: the weights are to be quantised, and are already.
+            LoadError: the weights are to be quantised and are already, or are so in a way that is not served.
         """
         self._config = config
         self._inventory = Inventory(tensors, source)
         self._device = conversion.device
         self._modules = Modules(self._inventory, conversion, config.gptq_zero_offset, report)
         self._embedding: Matrix | None = None
+        self._check_fused_experts()
         if conversion.quantization != "none":
             self._modules.check_dense()
 
@@ -129,6 +160,17 @@ class HubWeights:
         ignored = (MULTI_TOKEN_HEAD, f"{LM_HEAD}.") if self._config.tie_word_embeddings else (MULTI_TOKEN_HEAD,)
         self._inventory.finish(lambda name: name.startswith(ignored))
 
+    def _check_fused_experts(self) -> None:
+        """Quantised releases keep a module for each expert; a tool that took all of them for one did not know them."""
+        for name in self._inventory.names():
+            fused, stored = FUSED_EXPERTS.search(name), self._inventory.get(name)
+            if fused and stored and (fused["kind"] or stored.dtype not in DENSE_TYPES):
+                raise LoadError(
+                    f"{self._inventory.source}: {name} holds the quantised experts of a layer in one tensor; deltaloop"
+                    " serves them in one module each, as the usual FP8, GPTQ, AWQ and compressed-tensors releases have"
+                    " them: use such one, or the bf16 model with --quantization int8 or int4"
+                )
+
     def _mlp(self, prefix: str, size: int) -> MlpWeights:
         hidden = self._config.hidden_size
         return MlpWeights(
@@ -164,7 +206,7 @@ class HubWeights:
         if values is None:
             return [stand_in(rows, columns) for _ in kinds]
         stacks = zip(*(expert.split(rows) for expert in values), strict=True)
-        return [self._modules.fused(parts, f"{prefix}.{name}", Role.EXPERT) for parts in stacks]
+        return [self._modules.held(dense_matrix(*parts), [f"{prefix}.{name}"], Role.EXPERT) for parts in stacks]
 
     def _values(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A small tensor in fp32."""

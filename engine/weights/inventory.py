@@ -6,9 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from engine.errors import LoadError
+from engine.weights.naming import NUM_NAMED, some
 from engine.weights.safetensors import StoredTensor
-
-NUM_NAMED = 3
 
 
 class Inventory:
@@ -68,20 +67,13 @@ class Inventory:
         if len(self._misfits) > NUM_NAMED:
             problems.append(f"{len(self._misfits) - NUM_NAMED} more do not fit either")
         if self._twice:
-            problems.append(f"it has {_named(self._twice)} twice: leave the files of one model in the folder")
+            problems.append(f"it has {some(self._twice)} twice: leave the files of one model in the folder")
         if self._missing:
             problems.append(
-                f"it lacks {_named(self._missing)}: it is incomplete, or its configuration is another model's"
+                f"it lacks {some(self._missing)}: it is incomplete, or its configuration is another model's"
             )
         extra = [name for name in self._tensors if not ignored(name)]
         if extra:
-            problems.append(f"it has tensors its configuration does not know: {_named(extra)}")
+            problems.append(f"it has tensors its configuration does not know: {some(extra)}")
         if problems:
             raise LoadError(f"{self.source}: {'; '.join(problems)}")
-
-
-def _named(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    shown = ", ".join(ordered[:NUM_NAMED])
-    more = len(ordered) - NUM_NAMED
-    return f"{shown} and {more} more" if more > 0 else shown

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -32,48 +33,69 @@ def map_file(path: Path) -> Tensor:
         return torch.frombuffer(mapped, dtype=torch.uint8)
 
 
+def read_soon(tensors: Iterable[Tensor]) -> None:
+    """Have the system begin to read these contiguous tensors from the disk, all at once; does not wait for it."""
+    for start, end in _runs(tensors):
+        _advise(start, end, MADV_WILLNEED)
+
+
 def read_ahead(tensors: Iterable[Tensor], report: Callable[[int], None]) -> None:
     """Touch every page of these contiguous CPU tensors, in the order they lie in memory; reports bytes as it goes on.
 
     Nothing is copied, and tensors that are not mapped take no time.
     """
-    in_order = sorted((tensor for tensor in tensors if tensor.numel()), key=Tensor.data_ptr)
-    pieces = [piece for tensor in in_order for piece in tensor.view(torch.uint8).flatten().split(CHUNK_BYTES)]
     pool = ThreadPoolExecutor(NUM_READERS, "read-ahead")
     try:
-        for num_bytes in pool.map(_touch, _chunks(pieces)):
+        for num_bytes in pool.map(_touch, _chunks(tensors)):
             report(num_bytes)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _chunks(pieces: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Pieces that are worth a thread's while together."""
-    chunk: list[Tensor] = []
-    size = 0
-    for piece in pieces:
-        chunk.append(piece)
-        size += piece.numel()
-        if size >= CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+def _runs(tensors: Iterable[Tensor]) -> Iterator[tuple[int, int]]:
+    """Where CPU tensors lie: first address and end of each run of them without a page between."""
+    places = sorted((tensor.data_ptr(), tensor.nbytes) for tensor in tensors if tensor.device.type == "cpu")
+    start = end = 0
+    for place, num_bytes in places:
+        if place > end + mmap.PAGESIZE:
+            if end > start:
+                yield start, end
+            start = place
+        end = max(end, place + num_bytes)
+    if end > start:
+        yield start, end
 
 
-def _touch(chunk: list[Tensor]) -> int:
-    for piece in chunk:
-        start = piece.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
-        if not _populate(start, piece.data_ptr() + piece.numel() - start):
-            piece[:: mmap.PAGESIZE].sum()
-    return sum(piece.numel() for piece in chunk)
+def _chunks(tensors: Iterable[Tensor]) -> Iterator[tuple[int, int]]:
+    """Runs, cut into pieces for the threads to share."""
+    for first, last in _runs(tensors):
+        for start in range(first, last, CHUNK_BYTES):
+            yield start, min(start + CHUNK_BYTES, last)
 
 
-def _populate(address: int, length: int) -> bool:
-    """Have Linux 5.14 or later map the pages; false where that is not to be had."""
+def _touch(chunk: tuple[int, int]) -> int:
+    start, end = chunk
+    _advise(start, end, MADV_WILLNEED)  # all of it at once from the disk, not page by page as these are touched
+    if not _advise(start, end, MADV_POPULATE_READ):
+        first = _page_of(start)
+        data = (ctypes.c_uint8 * (end - first)).from_address(first)
+        torch.frombuffer(data, dtype=torch.uint8)[:: mmap.PAGESIZE].sum()
+    return end - start
+
+
+def _advise(start: int, end: int, advice: int) -> bool:
+    """Whether the system knows this advice on memory; Linux has both, populating since 5.14."""
     if sys.platform != "linux":
         return False
-    libc = ctypes.CDLL(None, use_errno=True)  # calls through ctypes let other threads run
-    place = ctypes.c_void_p(address), ctypes.c_size_t(length)
-    libc.madvise(*place, MADV_WILLNEED)  # all of them at once from the disk, not as they are touched
-    return libc.madvise(*place, MADV_POPULATE_READ) == 0 or ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS)
+    first = _page_of(start)
+    failed = _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), advice)
+    return not failed or ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS)
+
+
+def _page_of(address: int) -> int:
+    return address // mmap.PAGESIZE * mmap.PAGESIZE
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)  # calls through ctypes let other threads run

@@ -3,16 +3,17 @@
 The tensors that are there decide, not the lists of exceptions in config.json, which differ from writer to writer.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from engine.errors import LoadError
+from engine.quant.dequantise import INT4_CODE
 from engine.quant.formats import BF16, FP8_E4M3, Format
 from engine.quant.int4 import from_awq, from_compressed_tensors, from_gptq
-from engine.quant.matrix import BlockScales, Matrix
+from engine.quant.matrix import BlockScales, Matrix, dense_matrix
 from engine.weights.conversion import Conversion, Role
 from engine.weights.inventory import Inventory
 
@@ -46,32 +47,30 @@ class Modules:
 
     def stack(self, names: Sequence[str], rows: int, columns: int, role: Role = Role.OTHER) -> Matrix:
         """Several modules of one shape, stored in one way."""
-        found = [self._read(name, rows, columns, role) for name in names]
+        found = list(_side_by_side((self._read(name, rows, columns) for name in names), len(names)))
         whole = [matrix for matrix in found if matrix is not None]
         if len(whole) < len(found):
             return stand_in(rows, columns)
-        return self._stacked(whole, names)
+        return self.held(self._stacked(whole, names), names, role)
 
-    def fused(self, values: Sequence[Tensor], name: str, role: Role) -> Matrix:
-        """A stack from dense tensors [rows, columns] that are parts of one."""
-        return self._stacked([self.dense(part, name, role) for part in values], [name] * len(values))
-
-    def dense(self, values: Tensor, name: str, role: Role) -> Matrix:
-        """A matrix of dense values; `name` is for errors."""
+    def held(self, stack: Matrix, names: Sequence[str], role: Role) -> Matrix:
+        """A stack as it is to be held; `names` are for errors."""
         try:
-            matrix = self.conversion.matrix(values, role)
+            held = self.conversion.matrix(stack, role)
         except ValueError as error:
-            raise LoadError(f"{self.inventory.source}: tensor {name}: {error}") from None
-        if matrix.parts[0].data_ptr() != values.data_ptr():
-            self.report(values.nbytes)
-        return matrix
+            named = names[0] if len(names) == 1 else f"{names[0]} or one of those up to {names[-1]}"
+            raise LoadError(f"{self.inventory.source}: {named}: {error}") from None
+        if held is not stack:
+            self.report(stack.num_bytes)
+        return held
 
     def _stacked(self, matrices: Sequence[Matrix], names: Sequence[str]) -> Matrix:
         first = matrices[0]
+        way = _way(first)
         for matrix, name in zip(matrices, names, strict=True):
-            if _way(matrix) != _way(first):
+            if _way(matrix) != way:
                 raise LoadError(
-                    f"{self.inventory.source}: {names[0]} is stored as {_way(first)}, {name} as {_way(matrix)};"
+                    f"{self.inventory.source}: {names[0]} is stored as {way}, {name} as {_way(matrix)};"
                     " all experts of a layer should be alike"
                 )
         scales = None
@@ -81,8 +80,8 @@ class Modules:
         parts = tuple(part for matrix in matrices for part in matrix.parts)
         return Matrix(first.format, first.rows, first.columns, parts, scales)
 
-    def _read(self, name: str, rows: int, columns: int, role: Role) -> Matrix | None:
-        """One module; None if it is not there as it should be, which is noted."""
+    def _read(self, name: str, rows: int, columns: int) -> Matrix | None:
+        """One module as it is stored; None if it is not there as it should be, which is noted."""
         if self.inventory.get(f"{name}.qweight"):
             return self._gptq_or_awq(name, rows, columns)
         if self.inventory.get(f"{name}.weight_packed"):
@@ -91,7 +90,7 @@ class Modules:
         if weight and weight.dtype == "F8_E4M3":
             return self._fp8(name, rows, columns)
         values = self.inventory.take(f"{name}.weight", [(rows, columns)], DENSE_TYPES)
-        return None if values is None else self.dense(values, f"{name}.weight", role)
+        return None if values is None else dense_matrix(values)
 
     def _fp8(self, name: str, rows: int, columns: int) -> Matrix | None:
         """Scales are for blocks of 128 × 128, for whole rows, or for everything."""
@@ -104,12 +103,9 @@ class Modules:
         if weight is None or scales is None:
             return None
         block_rows, block_columns = served[tuple(scales.shape)]
-        device = self.conversion.device
-        fp32 = scales.to(device).float().reshape(-(-rows // block_rows), -(-columns // block_columns))
-        part = weight.view(torch.uint8).to(device)
-        if part.data_ptr() != weight.data_ptr():
-            self.report(weight.nbytes)
-        return Matrix(FP8_E4M3, rows, columns, (part,), BlockScales(block_rows, block_columns, (fp32.contiguous(),)))
+        fp32 = scales.float().reshape(-(-rows // block_rows), -(-columns // block_columns)).contiguous()
+        parts = (weight.view(torch.uint8),)
+        return Matrix(FP8_E4M3, rows, columns, parts, BlockScales(block_rows, block_columns, (fp32,)))
 
     def _gptq_or_awq(self, name: str, rows: int, columns: int) -> Matrix | None:
         """GPTQ packs eight inputs into a word, AWQ eight outputs."""
@@ -164,6 +160,23 @@ class Modules:
 def stand_in(rows: int, columns: int) -> Matrix:
     """What is handed out for a matrix that is not there: it has a shape, but no bytes."""
     return Matrix(BF16, rows, columns, (torch.empty(rows, 2 * columns, dtype=torch.uint8, device="meta"),))
+
+
+def _side_by_side(matrices: Iterable[Matrix | None], count: int) -> Iterator[Matrix | None]:
+    """Put 4-bit matrices, which are made one by one, into one piece of memory.
+
+    On their own they would lie scattered among what was needed for making them, and leave as much unused as they take.
+    """
+    room = None
+    for index, matrix in enumerate(matrices):
+        if matrix is None or matrix.format.code != INT4_CODE:
+            yield matrix
+            continue
+        (made,) = matrix.parts
+        if room is None:
+            room = made.new_empty(count, *made.shape)
+        fits = made.shape == room.shape[1:]
+        yield replace(matrix, parts=(room[index].copy_(made),)) if fits else matrix
 
 
 def _way(matrix: Matrix) -> str:

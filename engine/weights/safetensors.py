@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.errors import LoadError
 from engine.weights.mapped import map_file
+from engine.weights.naming import some
 
 INDEX = "model.safetensors.index.json"
 LENGTH_BYTES = 8
@@ -66,7 +67,7 @@ class SafetensorsCheckpoint:
                 ) from None
             missing = [f.name for f in files if not f.exists()]
             if missing:
-                raise LoadError(f"{folder} lacks {_some(missing)}, named in {INDEX}: the download is incomplete")
+                raise LoadError(f"{folder} lacks {some(missing)}, named in {INDEX}: the download is incomplete")
             return cls(files)
         files = tuple(sorted(folder.glob("*.safetensors")))
         if not files:
@@ -129,19 +130,19 @@ def _views(header: dict[str, Any], whole: Tensor, start: int) -> list[StoredTens
     """Views of the tensors, which have to follow each other from `start` to the end of the file."""
     described = [(*_described(name, entry), name) for name, entry in header.items()]
     described.sort(key=lambda item: item[:2])
-    end, views = 0, []
+    end, num_bytes, views = 0, whole.numel(), []
     for first, last, dtype, shape, name in described:
         if first != end:
             raise _Damage(f"tensor {name} does not start where the one before it ends")
-        if start + last > len(whole):
-            raise _Damage(f"tensor {name} ends at byte {start + last} of {len(whole)}")
+        if start + last > num_bytes:
+            raise _Damage(f"tensor {name} ends at byte {start + last} of {num_bytes}")
         data = whole[start + first : start + last]
-        if data.data_ptr() % DTYPES[dtype].itemsize:
+        if (start + first) % DTYPES[dtype].itemsize:
             data = data.clone()  # rare: writers pad the header, and sort by size
         views.append(StoredTensor(name, dtype, shape, data.view(DTYPES[dtype]).view(shape)))
         end = last
-    if start + end != len(whole):
-        raise _Damage(f"it has {len(whole)} bytes, its tensors end at {start + end}")
+    if start + end != num_bytes:
+        raise _Damage(f"it has {num_bytes} bytes, its tensors end at {start + end}")
     return views
 
 
@@ -161,8 +162,3 @@ def _described(name: str, entry: Any) -> tuple[int, int, str, tuple[int, ...]]:
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

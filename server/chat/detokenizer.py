@@ -20,14 +20,16 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._open = b""  # the beginning of a character
 
     def feed(self, ids: Iterable[int]) -> str:
         """The text that is certain once these ids are known too."""
-        return self._decoder.decode(self._tokenizer.join_bytes(ids, self._skip_special_tokens))
+        known = self._open + self._tokenizer.join_bytes(ids, self._skip_special_tokens)
+        text, num_decoded = codecs.utf_8_decode(known, "replace", False)
+        self._open = known[num_decoded:]
+        return text
 
     def flush(self) -> str:
         """The text of what was held back; nothing more will come."""
-        text = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return text
+        held, self._open = self._open, b""
+        return held.decode("utf-8", "replace")

@@ -56,6 +56,8 @@ class StopStrings:
         """
         if self._matched is not None:
             return ""
+        if not self._children[0]:  # there are no stops
+            return text
         if not active:
             self._node = 0
             return self.flush() + text

@@ -18,6 +18,10 @@ class Tail:
         self.at = 0
         self.ended = False
 
+    @property
+    def is_empty(self) -> bool:
+        return self.at == len(self.text)
+
     def feed(self, text: str) -> None:
         """Let go of what is dealt with and append `text`."""
         self.text = self.text[self.at :] + text

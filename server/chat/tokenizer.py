@@ -103,7 +103,8 @@ class Tokenizer:
     def join_bytes(self, ids: Iterable[int], skip_special_tokens: bool) -> bytes:
         """The bytes of `ids`, which may begin and end inside a character."""
         skipped = self._specials if skip_special_tokens else frozenset()
-        return b"".join(self.token_bytes(token_id) for token_id in ids if token_id not in skipped)
+        bytes_of = self._bytes_by_id.get
+        return b"".join([bytes_of(token_id, b"") for token_id in ids if token_id not in skipped])
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes the token stands for; none for an id not in use."""

@@ -115,8 +115,16 @@ class ToolCallParser:
         """What is certain once `text` is known too."""
         if not self._properties:
             return [TextPiece(text)] if text else []
+        if self._is_plain(text):
+            self._at_margin = False
+            return [TextPiece(text)]
         self._tail.feed(text)
         return self._run()
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether nothing waits and nothing of `text` has to: most of what comes outside calls, dealt with at once."""
+        nothing_waits = self._tail.is_empty and self._state == self._read_text
+        return nothing_waits and "<" not in text and text != "" and not text[-1].isspace()
 
     def finish(self, truncated: bool = False) -> list[Piece]:
         """The rest; no more text will come.

@@ -39,6 +39,7 @@ STANDARD_LIBRARY_ONLY = (
     "engine.quant.formats",
     "engine.weights.gguf_file",
     "engine.weights.gguf_metadata",
+    "engine.weights.naming",
 )
 HEAVY = ("torch", "transformers", "triton")
 PUBLIC_ENGINE = {"engine", "engine.errors", "engine.types", "engine.client", "engine.config"}

@@ -1,6 +1,9 @@
 """The compiled products (linear layers, experts, embeddings): every format, against fp64 and against themselves."""
 
+import ctypes
+import mmap
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,6 +133,27 @@ def test_add_projection(tokens: int) -> None:
 def test_embed(isa: str, format: Format) -> None:
     weights, ids = matrix(format, 30, 512, seed=1), torch.tensor([29, 0, 7, 7])
     torch.testing.assert_close(compiled(isa).embed(weights, ids), weights.dense_rows(ids).float(), rtol=1e-6, atol=1e-7)
+
+
+def before_a_wall(data: Tensor) -> Tensor:
+    """A copy of a matrix with memory behind it that ends a process which reads there, as behind a mapped file."""
+    size = -(-data.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = torch.frombuffer(mmap.mmap(-1, size + mmap.PAGESIZE), dtype=torch.uint8)
+    no_access = ctypes.CDLL(None).mprotect(ctypes.c_void_p(memory[size:].data_ptr()), ctypes.c_size_t(mmap.PAGESIZE), 0)
+    assert no_access == 0
+    return memory[size - data.nbytes : size].view(data.shape).copy_(data)
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=IDS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_nothing_is_read_behind_the_last_row(isa: str, format: Format) -> None:
+    kernels, x, ids = compiled(isa), inputs(5, 512, seed=2), torch.tensor([0, 29])
+    for rows in (30, 32):
+        weights = matrix(format, rows, 512, seed=1)
+        last = replace(weights, parts=tuple(map(before_a_wall, weights.parts)))
+        assert same_bits(kernels.project(x, None, 0.0, [last]), kernels.project(x, None, 0.0, [weights]))
+        if format is not FP8_E4M3:
+            assert same_bits(kernels.embed(last, ids + rows - 30), kernels.embed(weights, ids + rows - 30))
 
 
 def swiglu(x: Tensor, weights: MlpWeights, index: int = 0) -> Tensor:

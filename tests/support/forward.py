@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.config import EngineConfig
 from engine.loading import load_model
-from engine.model.config import read_model_config
 from engine.plan import SampleSpec, ScheduledSequence, StateAction, StepPlan
 from engine.runner.inputs import token_batch
 from engine.runner.storage import Storage
 from engine.types import SamplingParams
+from engine.weights.checkpoint import open_checkpoint
 
 BLOCK_SIZE = 16
 CPU = torch.device("cpu")
@@ -25,8 +24,9 @@ class Forward:
     def __init__(
         self, folder: Path, dtype: torch.dtype = torch.float32, num_slots: int = 20, max_len: int = 512
     ) -> None:
-        config = read_model_config(folder)
-        self.model, _ = load_model(EngineConfig(folder), config, dtype, CPU, lambda done, total: None)
+        checkpoint = open_checkpoint(folder)
+        config = checkpoint.config
+        self.model, _ = load_model(checkpoint, dtype, CPU)
         kv_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
         self._blocks_per_seq = -(-max_len // BLOCK_SIZE)
         self.storage = Storage.allocate(config, num_slots * self._blocks_per_seq, BLOCK_SIZE, num_slots, kv_dtype, CPU)

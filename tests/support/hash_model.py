@@ -6,6 +6,7 @@ missing reset or a token computed twice draws other tokens than `expected_tokens
 """
 
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -31,7 +32,7 @@ def draw(state: int, entries: Sequence[int], spec: SampleSpec, vocab_size: int) 
     """The token that a hash of all of this picks among those that are not barred."""
     params = spec.params
     key = (spec.seed, spec.choice, spec.position) if params.temperature else ()
-    digest = hash((state, tuple(entries), key, spec.history, spec.num_prompt_tokens if spec.history else 0))
+    digest = hash((state, tuple(entries), key, tuple(spec.seen_ids), tuple(spec.seen_counts)))
     if not spec.barred_token_ids and params.allowed_token_ids is None:
         return digest % vocab_size
     allowed = set(range(vocab_size) if params.allowed_token_ids is None else params.allowed_token_ids)
@@ -52,19 +53,19 @@ def expected_tokens(
     """What a request generates when it is alone in the world, and why it ends."""
     tokens, entries, state = list(prompt_ids), list[int](), INITIAL_STATE
     ends = {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
-    penalised = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0
     while True:
         for position in range(len(entries), len(tokens)):
             state, entry = absorb(state, tokens[position], position, entries.__getitem__)
             entries.append(entry)
         generated = len(tokens) - len(prompt_ids)
+        seen = _seen(prompt_ids, tokens[len(prompt_ids) :], params)
         spec = SampleSpec(
             params=params,
             seed=seed % 2**64,
             choice=choice,
             position=generated,
-            history=tuple(tokens) if penalised else (),
-            num_prompt_tokens=len(prompt_ids),
+            seen_ids=array("q", seen),
+            seen_counts=array("q", seen.values()),
             barred_token_ids=tuple(ends) if generated < params.min_tokens else (),
         )
         tokens.append(draw(state, entries, spec, vocab_size))
@@ -72,6 +73,15 @@ def expected_tokens(
             return tuple(tokens[len(prompt_ids) :]), FinishReason.STOP
         if generated + 1 == params.max_tokens or len(tokens) == max_model_len:
             return tuple(tokens[len(prompt_ids) :]), FinishReason.LENGTH
+
+
+def _seen(prompt_ids: Sequence[int], generated: Sequence[int], params: SamplingParams) -> dict[int, int]:
+    """The tokens that the penalties of a request look at, with how often each was generated."""
+    if params.repetition_penalty != 1.0:
+        return {token_id: generated.count(token_id) for token_id in [*prompt_ids, *generated]}
+    if params.presence_penalty or params.frequency_penalty:
+        return {token_id: generated.count(token_id) for token_id in generated}
+    return {}
 
 
 def no_hook(plan: StepPlan) -> None:

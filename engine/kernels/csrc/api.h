@@ -7,6 +7,7 @@
 #define DL_OK 0
 #define DL_OUT_OF_MEMORY 1
 #define DL_UNSUPPORTED 2
+#define DL_NO_SCALE 3
 
 enum dl_format : int32_t {
     DL_F32 = 0, DL_F16 = 1, DL_BF16 = 2, DL_FP8_E4M3 = 3, DL_INT4 = 4,
@@ -68,6 +69,28 @@ struct dl_moe {
     const dl_matrix *shared_gate_proj, *shared_up, *shared_down;
 };
 
+// How to draw from one row of logits; its last members are written.
+struct dl_draw {
+    double uniform;  // in [0, 1)
+    double top_p;
+    float min_p;
+    float scale;  // log2(e) / temperature; 0: the most likely token
+    float repetition, presence, frequency;
+    int64_t top_k;         // 0: all
+    int64_t num_logprobs;  // of the most likely tokens, beside the drawn one's; -1: none at all
+    int64_t num_seen, num_biases, num_allowed, num_barred;
+    const int64_t *seen_ids, *seen_counts;  // distinct tokens of the sequence, and how often each was generated
+    const int64_t* bias_ids;
+    const float* biases;
+    const int64_t* allowed_ids;  // null: all are
+    const int64_t* barred_ids;
+    int64_t* top_ids;      // [num_logprobs]
+    double* top_logprobs;  // [num_logprobs]
+    double logprob;
+    int64_t token_id;  // or a dl_no_token
+};
+enum dl_no_token : int32_t { DL_NOT_FINITE = -1, DL_ALL_BARRED = -2 };
+
 // The rest of the library is compiled with -fvisibility=hidden.
 #pragma GCC visibility push(default)
 extern "C" {
@@ -102,5 +125,13 @@ int dl_delta_net_mix(const dl_delta_net* net, const float* projected, int64_t ld
 int dl_attention_mix(const dl_attention* attention, const float* projected, int64_t ldp, const float* cos,
                      const float* sin, const int64_t* kv_rows, void* keys, void* values, const dl_span* spans,
                      int64_t num_spans, float* out, int threads);
+
+// Draws a token from each row of logits [rows, vocab], which are scratch afterwards. Ids from `used` up are never drawn.
+int dl_sample(float* logits, int64_t rows, int64_t vocab, int64_t used, dl_draw* draws, int threads);
+
+// Blocks of 32 weights from F32, F16 or BF16 to Q8_0 or INT4. parts: `num_parts` matrices of `num_blocks` blocks each, row
+// by row; out: theirs, one matrix after the other. DL_NO_SCALE: some weights are not finite, or too large.
+int dl_quantise(int from, int to, const uint8_t* const* parts, int64_t num_parts, int64_t num_blocks, uint8_t* out,
+                int threads);
 }
 #pragma GCC visibility pop

@@ -151,19 +151,18 @@ void finish(const Mix& m, const Partial& p, const Unit& u, int64_t row, int64_t 
     }
 }
 
+// What a thread writes to on its way.
 template <class T>
 struct Scratch {
-    uint8_t *queries, *segment;
+    Segment<T> segment;
+    uint8_t* queries;
     float *rows, *scores, *partials;
 
-    static Scratch carve(const Mix& m, int64_t tiles, Carver& c) {
-        Scratch s;
-        s.queries = c.take<uint8_t>(tiles * Segment<T>::query_bytes(m.dim));
-        s.segment = c.take<uint8_t>(Segment<T>::bytes(m.dim));
-        s.rows = c.take<float>(LANES * m.padded);
-        s.scores = c.take<float>(2 * 2 * SEGMENT * LANES);
-        s.partials = c.take<float>((tiles + 2) * Partial::size(m.padded));
-        return s;
+    Scratch(const Mix& m, int64_t tiles, Carver& c) : segment(m.dim, c) {
+        queries = c.take<uint8_t>(tiles * Segment<T>::query_bytes(m.dim));
+        rows = c.take<float>(LANES * m.padded);
+        scores = c.take<float>(2 * 2 * SEGMENT * LANES);
+        partials = c.take<float>((tiles + 2) * Partial::size(m.padded));
     }
 };
 
@@ -172,8 +171,8 @@ struct Scratch {
 template <class T>
 class Worker {
 public:
-    Worker(const Mix& m, const Unit& u, const T* keys, const T* values, const Scratch<T>& s)
-        : m(m), u(u), s(s), span(m.spans[u.span]), segment(m.dim, s.segment) {
+    Worker(const Mix& m, const Unit& u, const T* keys, const T* values, Scratch<T>& s)
+        : m(m), u(u), s(s), span(m.spans[u.span]), segment(s.segment) {
         const int64_t head = u.head * m.dim, pitch = m.net.num_kv_heads * m.dim;
         cache = {keys + head, values + head, span.block_ids, m.net.block_size, pitch, m.dim};
         partials = u.partials ? u.partials : s.partials;
@@ -260,7 +259,7 @@ private:
     const Unit& u;
     const Scratch<T>& s;
     const dl_span& span;
-    Segment<T> segment;
+    Segment<T>& segment;
     Cache<T> cache;
     int64_t rows = u.num_tokens * m.group, tiles = m.tiles(u.num_tokens), index = 0;
     float* partials;
@@ -320,13 +319,12 @@ int attend(const Mix& m, const int64_t* kv_rows, T* keys, T* values, int64_t num
     }
     Unit* units;
     float* partials;
-    Scratch<T> first;
-    int64_t stride;
+    int64_t shared, stride;  // bytes: what all threads use, and what each takes after it
     auto carve = [&](Carver c) {
         units = c.take<Unit>(num_units);
         partials = c.take<float>(num_floats);
-        const int64_t shared = c.used;
-        first = Scratch<T>::carve(m, m.tiles(unit_tokens), c);
+        shared = c.used;
+        Scratch<T>(m, m.tiles(unit_tokens), c);
         stride = c.used - shared;
         return shared + threads * stride;
     };
@@ -342,8 +340,8 @@ int attend(const Mix& m, const int64_t* kv_rows, T* keys, T* values, int64_t num
 #pragma omp parallel num_threads(threads)
     {
         const TileRegisters registers;
-        Carver c((uint8_t*)first.queries + this_thread() * stride);
-        const Scratch<T> s = Scratch<T>::carve(m, m.tiles(unit_tokens), c);
+        Carver c(memory + shared + this_thread() * stride);
+        Scratch<T> s(m, m.tiles(unit_tokens), c);
 #pragma omp for schedule(dynamic, 8)
         for (int64_t row = 0; row < num_rows; row++) remember(m, row, kv_rows[row], keys, values, s.rows);
         // Later units see longer contexts: they go first.

@@ -40,12 +40,9 @@ struct Cache {
 template <class T>
 class FloatSegment {
 public:
-    // Scratch memory of a thread.
-    static int64_t bytes(int64_t dim) { return BLOCK * 4 * round_up(dim, 32) + 2 * SEGMENT * 8 + 64; }
     static int64_t query_bytes(int64_t dim) { return LANES * 4 * round_up(dim, 32); }
 
-    FloatSegment(int64_t dim, uint8_t* memory) : dim(dim), padded(round_up(dim, 32)) {
-        Carver c(memory);
+    FloatSegment(int64_t dim, Carver& c) : dim(dim), padded(round_up(dim, 32)) {
         wide = c.take<float>(BLOCK * padded);
         keys = c.take<const T*>(SEGMENT);
         values = c.take<const T*>(SEGMENT);
@@ -213,14 +210,9 @@ public:
     static constexpr int64_t AHEAD = 16;  // values
     static constexpr int64_t PITCH = SEGMENT / 2 * 16;  // words: sixteen dimensions of all values
 
-    static int64_t bytes(int64_t dim) {
-        const int64_t padded = round_up(dim, 32);
-        return SEGMENT * padded * 2 + padded / 16 * PITCH * 4 + SEGMENT * LANES * 4 + SEGMENT * 8 + padded * 4;
-    }
     static int64_t query_bytes(int64_t dim) { return LANES * 2 * round_up(dim, 32); }
 
-    PairSegment(int64_t dim, uint8_t* memory) : dim(dim), padded(round_up(dim, 32)) {
-        Carver c(memory);
+    PairSegment(int64_t dim, Carver& c) : dim(dim), padded(round_up(dim, 32)) {
         packed_keys = c.take<uint16_t>(SEGMENT * padded);
         packed_values = c.take<uint32_t>(padded / 16 * PITCH);
         weights = c.take<uint32_t>(SEGMENT * LANES);

@@ -103,9 +103,9 @@ extern "C" int dl_rms_norm(const float* x, int64_t m, int64_t n, const float* fa
 
 extern "C" int dl_embed(const dl_matrix* matrix, const int64_t* ids, int64_t m, float* out, int) {
     const int64_t columns = matrix->columns;
-    // A panel of one real row: its values are lane 0.
+    // A panel whose sixteen rows are all the same one, since nothing may be read after the last: its values are lane 0.
     dl_matrix row = *matrix;
-    row.form = DL_FORM_F32;
+    row.form = DL_FORM_F32, row.row_bytes = 0;
     uint8_t* memory = Workspace::need(Panel::bytes(row));
     if (!memory) return DL_OUT_OF_MEMORY;
     for (int64_t i = 0; i < m; i++) {
@@ -115,7 +115,7 @@ extern "C" int dl_embed(const dl_matrix* matrix, const int64_t* ids, int64_t m, 
             continue;
         }
         if (matrix->format == DL_FP8_E4M3) return DL_UNSUPPORTED;
-        row.parts = &part, row.rows = 1;
+        row.parts = &part;
         Panel panel(row, memory);
         if (!panel.expand_all()) return DL_UNSUPPORTED;
         const float* values = (const float*)memory;

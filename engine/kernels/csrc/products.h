@@ -401,7 +401,8 @@ private:
         const int64_t tile_bytes = shape.bytes(m.form);
         const int num_tiles = int(div_up(tokens, TILE));
 #if defined(__AMX_BF16__)
-        TileRegisters::describe(m.form == DL_FORM_BF16 ? SQUARE_TILES : INT8_TILES);
+        if (m.form == DL_FORM_BF16) TileRegisters::describe(SQUARE_TILES);
+        else if (tokens > 8) TileRegisters::describe(INT8_TILES);
 #endif
         if (m.form == DL_FORM_BF16)
 #if defined(__AMX_BF16__)

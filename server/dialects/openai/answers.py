@@ -8,7 +8,14 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from server.chat.events import ChoiceFinished, GenerationFailed, TextDelta, ToolCallArguments, ToolCallStarted
+from server.chat.events import (
+    ChoiceFinished,
+    GenerationEvent,
+    GenerationFailed,
+    TextDelta,
+    ToolCallArguments,
+    ToolCallStarted,
+)
 from server.dialects.openai.schema import StreamOptions
 from server.errors import ApiError, InternalError, RequestAborted
 from server.generation import Generation, TokenCounts
@@ -56,28 +63,47 @@ class Chunks:
     """Makes the chunks of one stream."""
 
     def __init__(self, identity: Identity, kind: str, options: StreamOptions | None, generation: Generation) -> None:
-        self._head = {"id": identity.id, "object": kind, "created": identity.created, "model": identity.model}
+        head = {"id": identity.id, "object": kind, "created": identity.created, "model": identity.model}
+        self._head = to_json(head).removesuffix(b"}") + b',"choices":['  # what every chunk begins with
         self._options = options or StreamOptions()
         self._generation = generation
 
     def choice(self, choice: Mapping[str, Any]) -> bytes:
         """A chunk with one choice in it."""
-        chunk = {**self._head, "choices": [choice]}
-        if self._options.continuous_usage_stats:
-            chunk["usage"] = usage_of(self._generation.counts())
-        return data_event(to_json(chunk))
+        return self.encoded_choice(to_json(choice))
+
+    def encoded_choice(self, choice: bytes) -> bytes:
+        """A chunk with one choice in it, given as JSON."""
+        return self._chunk(choice, self._options.continuous_usage_stats)
 
     def end(self) -> bytes:
         """What follows the last choice: the usage when asked for, and the end mark."""
         if not self._options.include_usage:
             return DONE
-        chunk = {**self._head, "choices": [], "usage": usage_of(self._generation.counts())}
-        return data_event(to_json(chunk)) + DONE
+        return self._chunk(b"", with_usage=True) + DONE
+
+    def _chunk(self, choices: bytes, with_usage: bool) -> bytes:
+        usage = b',"usage":' + to_json(usage_of(self._generation.counts())) if with_usage else b""
+        return data_event(self._head + choices + b"]" + usage + b"}")
+
+
+class TextTemplate:
+    """The JSON of an object in which one text changes from chunk to chunk; where it goes, the object has `PLACE`."""
+
+    PLACE = "\0"
+
+    def __init__(self, value: Any) -> None:
+        self._before, self._after = to_json(value).split(to_json(self.PLACE))
+
+    def fill(self, text: str) -> bytes:
+        """The JSON with this text."""
+        return self._before + to_json(text) + self._after
 
 
 def to_json(value: Any) -> bytes:
     """Compact UTF-8, on one line for every reader: some end lines at Unicode's separators too, inside an event."""
-    return _JSON.encode(value).translate(_SEPARATORS).encode("utf-8", "backslashreplace")
+    text = _JSON.encode(value)
+    return text.encode() if text.isascii() else text.translate(_SEPARATORS).encode("utf-8", "backslashreplace")
 
 
 def error_event(error: ApiError) -> bytes:
@@ -85,19 +111,18 @@ def error_event(error: ApiError) -> bytes:
     return data_event(to_json(error.body()))
 
 
-async def unbroken(generation: Generation) -> AsyncGenerator[AnswerEvent, None]:
-    """The events of a generation that goes well.
+def unbroken(event: GenerationEvent) -> AnswerEvent:
+    """The event of a generation that goes well.
 
     Raises:
         InternalError: a choice failed. That fails the request, for half an answer must not look like a whole one.
         RequestAborted: it was ended from outside, with the same consequence.
     """
-    async for event in generation:
-        if isinstance(event, GenerationFailed):
-            raise InternalError(event.message)
-        if isinstance(event, ChoiceFinished) and event.finished_as == "abort":
-            raise RequestAborted
-        yield event
+    if isinstance(event, GenerationFailed):
+        raise InternalError(event.message)
+    if isinstance(event, ChoiceFinished) and event.finished_as == "abort":
+        raise RequestAborted
+    return event
 
 
 def readable_logprob(value: float) -> float:

@@ -13,7 +13,15 @@ from server.chat.events import (
     ToolCallArguments,
     ToolCallStarted,
 )
-from server.dialects.openai.answers import AnswerEvent, Chunks, Identity, readable_logprob, unbroken, usage_of
+from server.dialects.openai.answers import (
+    AnswerEvent,
+    Chunks,
+    Identity,
+    TextTemplate,
+    readable_logprob,
+    unbroken,
+    usage_of,
+)
 from server.dialects.openai.schema import ChatCompletionRequest
 from server.generation import Generation
 
@@ -28,12 +36,16 @@ class ChatEncoder:
     async def stream(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         """Chunks; each choice opens with its role."""
         chunks = Chunks(self._identity, "chat.completion.chunk", self._body.stream_options, generation)
-        opened: set[int] = set()
-        async for event in unbroken(generation):
-            if event.choice not in opened:
-                opened.add(event.choice)
+        texts: dict[int, TextTemplate] = {}
+        async for news in generation:
+            event = unbroken(news)
+            if event.choice not in texts:
+                texts[event.choice] = TextTemplate(_choice(event.choice, {"content": TextTemplate.PLACE}))
                 yield chunks.choice(_choice(event.choice, {"role": "assistant", "content": ""}))
-            yield chunks.choice(self._chunk(event))
+            if isinstance(event, TextDelta) and not self._body.logprobs:
+                yield chunks.encoded_choice(texts[event.choice].fill(event.text))
+            else:
+                yield chunks.choice(self._chunk(event))
         yield chunks.end()
 
     def _chunk(self, event: AnswerEvent) -> dict[str, Any]:
@@ -54,7 +66,8 @@ class ChatEncoder:
     async def collect(self, generation: Generation) -> dict[str, Any]:
         """The whole answer."""
         choices: dict[int, _Collected] = {}
-        async for event in unbroken(generation):
+        async for news in generation:
+            event = unbroken(news)
             choices.setdefault(event.choice, _Collected(event.choice)).add(event)
         return {
             "id": self._identity.id,

@@ -25,7 +25,8 @@ class CompletionEncoder:
         """Chunks of text."""
         chunks = Chunks(self._identity, "text_completion", self._body.stream_options, generation)
         offsets: dict[int, _Offsets] = {}
-        async for event in unbroken(generation):
+        async for news in generation:
+            event = unbroken(news)
             if event.choice not in offsets:
                 echo = self._echo(event.choice)
                 offsets[event.choice] = _Offsets(len(echo))
@@ -43,7 +44,8 @@ class CompletionEncoder:
         texts: dict[int, list[str]] = {}
         tokens: dict[int, list[TokenText]] = {}
         ends: dict[int, ChoiceFinished] = {}
-        async for event in unbroken(generation):
+        async for news in generation:
+            event = unbroken(news)
             if isinstance(event, TextDelta):
                 texts.setdefault(event.choice, []).append(event.text)
                 tokens.setdefault(event.choice, []).extend(event.logprobs)

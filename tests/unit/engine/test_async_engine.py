@@ -86,7 +86,7 @@ def assert_all_free(engine: AsyncEngine) -> None:
     assert (stats.num_running, stats.num_waiting, stats.num_slots_used) == (0, 0, 0)
     assert stats.num_blocks_free == engine.info.num_blocks
     assert stats.kv_cache_usage == 0.0
-    assert not engine._outputs
+    assert not engine._streams
     assert not engine._sequences
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.errors import InvariantViolation
-from engine.plan import SequenceResult, StateAction, StepPlan, StepResult
+from engine.plan import ScheduledSequence, SequenceResult, StateAction, StepPlan, StepResult
 from engine.scheduler.sequence import Sequence
 from engine.types import FinishReason, SamplingParams
 from tests.support.engine_runs import Run, expected, fixed_length, limits, prompt
@@ -171,8 +171,9 @@ def test_a_preempted_sequence_comes_back_before_later_arrivals() -> None:
     run.assert_as_alone([*sequences, late])
 
 
-def test_penalties_see_the_same_history_after_a_preemption() -> None:
-    run, sequences = crowded(frequency_penalty=1.0)
+@pytest.mark.parametrize("penalty", ["frequency_penalty", "repetition_penalty"])
+def test_penalties_see_the_same_tokens_after_a_preemption(penalty: str) -> None:
+    run, sequences = crowded(**{penalty: 1.1})
     run.finish()
     assert run.scheduler.num_preemptions
     run.assert_as_alone(sequences)
@@ -336,14 +337,23 @@ def test_min_tokens_with_ignore_eos_bars_the_stop_tokens_only() -> None:
     assert plan.sequences[0].sample.barred_token_ids == (9,)
 
 
-def test_history_travels_only_when_a_penalty_needs_it() -> None:
+def test_seen_tokens_travel_only_when_a_penalty_looks_at_them() -> None:
     run = Run()
-    run.add(prompt(4, 0), fixed_length(2))
-    run.add(prompt(4, 1), fixed_length(2, repetition_penalty=1.1))
-    first, second = (plan.sequences for plan in run.finish())
-    assert [len(s.sample.history) for s in first if s.sample] == [0, 4]
-    assert [len(s.sample.history) for s in second if s.sample] == [0, 5]
-    assert all(s.sample.num_prompt_tokens == 4 for s in (*first, *second) if s.sample)
+    run.add((5, 6, 5, 7), fixed_length(3))
+    run.add((5, 6, 5, 7), fixed_length(3, repetition_penalty=1.1))
+    run.add((5, 6, 5, 7), fixed_length(3, presence_penalty=0.1))
+    first, _, third = (plan.sequences for plan in run.finish())
+    assert [_seen(s) for s in first] == [{}, {5: 0, 6: 0, 7: 0}, {}]
+    nothing, with_prompt, generated = (_seen(s) for s in third)
+    assert nothing == {}
+    assert (list(with_prompt)[:3], sum(with_prompt.values())) == ([5, 6, 7], 2)
+    assert sum(generated.values()) == 2
+    assert all(generated.values())
+
+
+def _seen(scheduled: ScheduledSequence) -> dict[int, int]:
+    assert scheduled.sample is not None
+    return dict(zip(scheduled.sample.seen_ids, scheduled.sample.seen_counts, strict=True))
 
 
 def test_choices_of_one_request_draw_their_own_tokens() -> None:

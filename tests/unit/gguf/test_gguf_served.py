@@ -10,13 +10,10 @@ from gguf import GGMLQuantizationType as Type
 
 from engine import load_engine
 from engine.kernels.table import reference_kernels
-from engine.model.config import parse_model_config
 from engine.model.qwen3_next import Qwen3Next
 from engine.types import GenerationRequest, SamplingParams
+from engine.weights.checkpoint import open_checkpoint
 from engine.weights.conversion import Conversion
-from engine.weights.gguf import open_gguf
-from engine.weights.hub import HubWeights
-from engine.weights.safetensors import SafetensorsCheckpoint
 from server.cli import engine_config
 from server.model import default_names, read_files, served_model
 from server.settings import Settings
@@ -31,22 +28,18 @@ TENSORS = {name: tensor.bfloat16() for name, tensor in random_tensors(CONFIG).it
 REQUEST = GenerationRequest("r", (3, 1, 4, 1, 5, 9, 2, 6), SamplingParams(max_tokens=24, seed=1, ignore_eos=True))
 
 
-def _answers(model: Qwen3Next) -> Any:
+def _answers(path: Path) -> Any:
+    checkpoint = open_checkpoint(path)
+    model = Qwen3Next.load(checkpoint.config, checkpoint.weights(BF16, lambda num_bytes: None), reference_kernels())
     return run(model, [(0, REQUEST)])["r"]
 
 
 @pytest.mark.parametrize("old_projections", [False, True])
 def test_the_folders_own_answers(tmp_path: Path, old_projections: bool) -> None:
     gguf_files.write(tmp_path / "m.gguf", converted(TENSORS, CONFIG, Layout(old_projections)), metadata(CONFIG))
-    checkpoint = open_gguf(tmp_path / "m.gguf")
-    ours = Qwen3Next.load(checkpoint.config, checkpoint.weights(BF16), reference_kernels())
-    checkpoints.write(tmp_path / "hub", TENSORS, CONFIG)
-    stored = SafetensorsCheckpoint.find(tmp_path / "hub").tensors()
-    source = HubWeights(parse_model_config(CONFIG, {}), stored, tmp_path, BF16)
-    theirs = Qwen3Next.load(parse_model_config(CONFIG, {}), source, reference_kernels())
-    answers = _answers(ours)
+    answers = _answers(tmp_path / "m.gguf")
     assert len(answers.token_ids) == 24
-    assert answers == _answers(theirs)
+    assert answers == _answers(checkpoints.write(tmp_path / "hub", TENSORS, CONFIG))
 
 
 def test_from_a_quantised_file_to_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

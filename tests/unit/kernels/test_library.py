@@ -12,14 +12,17 @@ import pytest
 from engine.kernels.build import HERE
 from engine.kernels.compiler import BuildError
 from engine.kernels.library import (
+    ALL_BARRED,
     BF16,
     F32,
     INT8,
+    NOT_FINITE,
     OUT_OF_MEMORY,
     SIGNATURES,
     UNSUPPORTED,
     DlAttention,
     DlDeltaNet,
+    DlDraw,
     DlMatrix,
     DlMoe,
     DlSpan,
@@ -37,6 +40,7 @@ STRUCTURES = {
     "dl_delta_net": DlDeltaNet,
     "dl_attention": DlAttention,
     "dl_moe": DlMoe,
+    "dl_draw": DlDraw,
 }
 
 
@@ -49,6 +53,8 @@ def test_structures_and_numbers_are_those_of_the_compiler(tmp_path: Path) -> Non
         "DL_FORM_INT8": INT8,
         "DL_FORM_BF16": BF16,
         "DL_FORM_F32": F32,
+        "DL_NOT_FINITE": NOT_FINITE,
+        "DL_ALL_BARRED": ALL_BARRED,
         "DL_INT4": int4_format(32).code,
         **{f"DL_{known.name}": known.code for known in FORMATS},
     }

@@ -42,7 +42,7 @@ def plain_int4(x: Tensor, group: int) -> Tensor:
 
 
 @BOTH
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_shape_and_dtype(format: Format, quantised: Callable[[Tensor], Tensor], dtype: torch.dtype) -> None:
     x = random(5, 256).to(dtype)
     rows = quantised(x)
@@ -174,8 +174,8 @@ def test_bytes_do_not_depend_on_company(
     whole = quantised(x)
     assert torch.equal(quantised(x[11:12]), whole[11:12])
     assert torch.equal(quantised(x.t().contiguous().t()), whole)
-    for chunk in (1, 384 * 5, 384 * 36):
-        monkeypatch.setattr(quantise, "VALUES_PER_THREAD", chunk)
+    for chunk in (128, 384 * 5, 384 * 36):
+        monkeypatch.setattr(quantise, "VALUES_AT_ONCE", chunk)
         assert torch.equal(quantised(x), whole)
 
 
@@ -188,5 +188,5 @@ def test_work_goes_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(quantise, "_int4_blocks", recorded)
     quantise_int4(torch.zeros(513, 2048, dtype=torch.bfloat16))
-    assert max(sizes) <= quantise.VALUES_PER_THREAD
+    assert max(sizes) <= quantise.VALUES_AT_ONCE
     assert sum(sizes) == 513 * 2048

@@ -6,7 +6,7 @@ import torch
 from engine.batch import PagedKV, RecurrentState
 from engine.model.config import parse_model_config
 from engine.plan import SampleSpec, ScheduledSequence, StateAction, StepPlan
-from engine.runner.inputs import token_batch
+from engine.runner.inputs import BatchBuilder, token_batch
 from engine.runner.storage import Storage
 from engine.types import SamplingParams
 from tests.support.checkpoints import CONFIG
@@ -49,6 +49,20 @@ def test_nothing_to_sample() -> None:
     batch = token_batch(StepPlan(1, (_sequence(1, 0, (3, 4), (0,), 0, None),)), 4, CPU)
     assert batch.sample_rows.shape == (0,)
     assert batch.sample_rows.dtype == torch.int64
+
+
+def test_a_block_table_is_made_again_only_when_it_changed() -> None:
+    builder = BatchBuilder(4, CPU)
+
+    def tables(*block_ids: tuple[int, ...]) -> list[torch.Tensor]:
+        sequences = [_sequence(n, 4 * len(ids) - 1, (1,), ids, n, SPEC) for n, ids in enumerate(block_ids)]
+        return [span.block_ids for span in builder.build(StepPlan(1, tuple(sequences))).spans]
+
+    first = tables((5, 2), (7,))
+    second = tables((5, 2), (7, 3))
+    assert second[0] is first[0]
+    assert [table.tolist() for table in second] == [[5, 2], [7, 3]]
+    assert [table.tolist() for table in tables((7, 3), (5, 2))] == [[7, 3], [5, 2]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.config import EngineConfig, Quantization
-from engine.errors import LoadError
+from engine.config import Quantization
 from engine.loading import load_model
-from engine.model.config import read_model_config
 from engine.model.qwen3_next import Qwen3Next
 from engine.quant.formats import BF16
+from engine.weights.checkpoint import open_checkpoint
 from tests.support.checkpoints import CONFIG, fused, random_tensors, write
 from tests.support.forward import Forward
 from tests.support.quantised import CONFIG_32, KINDS, Quantiser, fp8_blocks, fp8_channels, gptq, quantised
+from tests.support.refusals import refused
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +32,7 @@ AS_STORED = torch.float16  # with it nothing dense is converted: what is there i
 
 
 def _load(folder: Path, quantization: Quantization = "none", dtype: torch.dtype = torch.bfloat16) -> Qwen3Next:
-    settings = EngineConfig(folder, quantization=quantization)
-    return load_model(settings, read_model_config(folder), dtype, CPU, lambda done, total: None)[0]
+    return load_model(open_checkpoint(folder), dtype, CPU, quantization)[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,10 +122,30 @@ def test_what_does_not_fit_is_refused_in_one_line(name: str, tmp_path: Path) -> 
     break_it, message = BROKEN[name]
     stored, _ = quantised(TENSORS, fp8_blocks)
     break_it(stored)
-    with pytest.raises(LoadError, match=message) as caught:
+    with refused(tmp_path, message):
         _load(write(tmp_path, stored, CONFIG_32))
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(f"{tmp_path}: ")
+
+
+FUSED = "model.layers.2.mlp.experts."
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("gate_up_proj", torch.float8_e4m3fn),
+        ("down_proj", torch.float8_e4m3fn),
+        ("gate_up_proj_packed", torch.int32),
+        ("down_proj.weight_packed", torch.int32),
+        ("gate_up_proj_scale_inv", torch.bfloat16),
+    ],
+)
+def test_quantised_experts_in_one_tensor_are_refused_by_name(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """No release of this model has them; those that a tool made so by mistake hold other numbers than they should."""
+    stored = fused(TENSORS, CONFIG_32) | {FUSED + name: torch.zeros(3, 64, 64).to(dtype)}
+    with refused(
+        tmp_path, rf"{FUSED}{name} holds the quantised experts .* in one tensor; .* --quantization int8 or int4$"
+    ):
+        _load(write(tmp_path, stored, CONFIG_32))
 
 
 # What each matrix becomes, by the part of its name that tells: (int8, int4).
@@ -188,28 +207,24 @@ def test_what_is_quantised_already_is_not_quantised_again(kind: str, tmp_path: P
     quantise, fields = KINDS[kind]
     stored, _ = quantised(TENSORS, quantise)
     folder = write(tmp_path, stored, CONFIG_32 | {"quantization_config": fields})
-    with pytest.raises(LoadError, match=r"--quantization int4 needs dense weights .*; leave the option out$") as caught:
+    with refused(tmp_path, r"--quantization int4 needs dense weights .*; leave the option out$"):
         _load(folder, "int4")
-    assert str(caught.value).startswith(f"{tmp_path}: ")
 
 
 def test_what_cannot_be_quantised_is_named(tmp_path: Path) -> None:
     tensors: dict[str, Any] = dict(TENSORS)
     tensors["lm_head.weight"] = torch.full((50, 192), float("inf"))
-    with pytest.raises(LoadError, match=r"tensor lm_head\.weight: .*finite"):
+    with refused(tmp_path, ": lm_head: .*finite"):
         _load(write(tmp_path, tensors, CONFIG_32), "int8")
+    tensors = TENSORS | {f"{EXPERT}.weight": TENSORS[f"{EXPERT}.weight"] * float("nan")}
+    with refused(tmp_path, r"experts\.0\.up_proj or one of those up to .*experts\.2\.up_proj: .*finite"):
+        _load(write(tmp_path, tensors, CONFIG_32), "int4")
 
 
 def test_progress_goes_on_while_quantising(tmp_path: Path) -> None:
     folder = write(tmp_path, TENSORS, CONFIG_32)
     calls: list[tuple[int, int]] = []
-    load_model(
-        EngineConfig(folder, quantization="int8"),
-        read_model_config(folder),
-        torch.bfloat16,
-        CPU,
-        lambda done, total: calls.append((done, total)),
-    )
-    assert len(calls) > 50
+    load_model(open_checkpoint(folder), torch.bfloat16, CPU, "int8", lambda done, total: calls.append((done, total)))
+    assert len(calls) > 40
     assert calls == sorted(calls)
     assert calls[-1][0] == calls[-1][1] == (folder / "model.safetensors").stat().st_size

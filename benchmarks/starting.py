@@ -1,0 +1,111 @@
+"""From a server's start until it is ready, and the most memory it took for that."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from benchmarks.subjects import REPOSITORY, SubjectFailed
+
+READY_TIMEOUT_SECONDS = 600.0
+POLL_SECONDS = 0.02
+CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of a server.
+
+    Attributes:
+        ready_seconds: from its start to the first request that it answers.
+        token_seconds: from its start to the end of the first answer, of one token.
+        peak_bytes: the most it had in memory until it was ready, mapped files included.
+    """
+
+    ready_seconds: float
+    token_seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server's command, which takes a port as its last argument, and a path that answers 200 once it is ready."""
+
+    command: Sequence[str]
+    ready_path: str
+
+    def start(self) -> Start:
+        """Start it, look, and stop it. Raises `SubjectFailed` when it does not become ready."""
+        port = _free_port()
+        url = f"http://127.0.0.1:{port}"
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [*self.command, str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=REPOSITORY,
+            env=_with_compiled_modules(),
+        )
+        try:
+            with httpx.Client(base_url=url, timeout=READY_TIMEOUT_SECONDS) as client:
+                self._wait(client, process)
+                ready = time.perf_counter() - started
+                peak = _peak_bytes(process.pid)
+                client.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 1}).raise_for_status()
+                token = time.perf_counter() - started
+        finally:
+            process.terminate()
+            process.wait()
+        return Start(ready, token, peak)
+
+    def _wait(self, client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if client.get(self.ready_path).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(POLL_SECONDS)
+        raise SubjectFailed(f"{' '.join(self.command)} PORT did not become ready")
+
+
+def deltaloop_server(python: str, model: Path, threads: int) -> Server:
+    """Our daemon."""
+    command = [python, "-m", "server", "serve", str(model), "--threads", str(threads), "--port"]
+    return Server(command, "/ready")
+
+
+def llama_server(python: str, model: Path, threads: int) -> Server:
+    """The server that comes with llama-cpp-python."""
+    command = [python, "-m", "llama_cpp.server", "--model", str(model), "--n_threads", str(threads), "--port"]
+    return Server(command, "/v1/models")
+
+
+def read_into_page_cache(path: Path) -> None:
+    """Read a file once."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(CHUNK_BYTES):
+            pass
+
+
+def _peak_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _with_compiled_modules() -> dict[str, str]:
+    """The environment, in which Python may keep what it compiled for the next start."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
