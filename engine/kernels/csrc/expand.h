@@ -62,7 +62,7 @@ struct Sink {
 
 // Sixteen bytes of nibbles: the low ones are values 0–15, the high ones 16–31 (eight words of q).
 template <class Out, class Map>
-static inline void nibbles32(const uint8_t* p, int64_t stride, const Out& out, int at, Map map) {
+static inline void nibbles32(const uint8_t* p, int64_t stride, Out& out, int at, Map map) {
     u32v w[4];
     transpose4(p, stride, w);
     UNROLL
@@ -75,7 +75,8 @@ static inline u32v as_is(u32v w, int) { return w; }
 
 struct Q4_0 {
     static constexpr int columns = 32, bytes = 18, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<Q4_0>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         const f32v d = half_to_float(gather_words(p, stride));
         nibbles32(p + 2, stride, out, 0, as_is);
         out.scales(0, d, d * set1(8.0f));
@@ -84,7 +85,8 @@ struct Q4_0 {
 
 struct Q4_1 {
     static constexpr int columns = 32, bytes = 20, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<Q4_1>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         const u32v header = gather_words(p, stride);
         nibbles32(p + 4, stride, out, 0, as_is);
         out.scales(0, half_to_float(header), zero() - half_to_float(header >> 16));
@@ -100,7 +102,8 @@ static inline u32v fifth_bits(u32v w) {
 
 struct Q5_0 {
     static constexpr int columns = 32, bytes = 22, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<Q5_0>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         const f32v d = half_to_float(gather_words(p, stride));
         const u32v high = gather_words(p + 2, stride);
         nibbles32(p + 6, stride, out, 0, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
@@ -110,7 +113,8 @@ struct Q5_0 {
 
 struct Q5_1 {
     static constexpr int columns = 32, bytes = 24, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<Q5_1>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         const u32v header = gather_words(p, stride), high = gather_words(p + 4, stride);
         nibbles32(p + 8, stride, out, 0, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
         out.scales(0, half_to_float(header), zero() - half_to_float(header >> 16));
@@ -119,7 +123,8 @@ struct Q5_1 {
 
 struct Q8_0 {
     static constexpr int columns = 32, bytes = 34, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<Q8_0>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         u32v w[8];
         transpose8(p + 2, stride, w);
         UNROLL
@@ -131,7 +136,8 @@ struct Q8_0 {
 
 struct Q2_K {
     static constexpr int columns = 256, bytes = 84, groups = 16;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<Q2_K>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         u32v s[4], w[8];
         transpose4(p, stride, s);
         UNROLL
@@ -154,7 +160,8 @@ struct Q2_K {
 
 struct Q3_K {
     static constexpr int columns = 256, bytes = 110, groups = 16;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<Q3_K>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         u32v high[8], w[8], s[4];
         transpose8(p, stride, high);
         UNROLL
@@ -184,7 +191,7 @@ struct Q3_K {
 
 // The six-bit scales and mins of Q4_K and Q5_K, from the four words that open a block.
 template <class Out>
-static inline void k_scales(const uint8_t* p, int64_t stride, const Out& out) {
+static inline void k_scales(const uint8_t* p, int64_t stride, Out& out) {
     u32v w[4];
     transpose4(p, stride, w);
     const f32v d = half_to_float(w[0]), dmin = half_to_float(w[0] >> 16);
@@ -200,7 +207,8 @@ static inline void k_scales(const uint8_t* p, int64_t stride, const Out& out) {
 
 struct Q4_K {
     static constexpr int columns = 256, bytes = 144, groups = 8;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<Q4_K>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         k_scales(p, stride, out);
         UNROLL
         for (int i = 0; i < 4; i++) {
@@ -217,7 +225,8 @@ struct Q4_K {
 
 struct Q5_K {
     static constexpr int columns = 256, bytes = 176, groups = 8;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<Q5_K>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         k_scales(p, stride, out);
         u32v high[8];
         transpose8(p + 16, stride, high);
@@ -237,7 +246,8 @@ struct Q5_K {
 
 struct Q6_K {
     static constexpr int columns = 256, bytes = 210, groups = 16;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<Q6_K>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         const u32v low = set1_word(LOW), top = set1_word(0x30303030);
         UNROLL
         for (int half = 0; half < 2; half++) {
@@ -269,7 +279,8 @@ alignas(16) static const uint8_t IQ4_LEVELS[16] = {1, 24, 45, 63, 79, 93, 106, 1
 
 struct IQ4_NL {
     static constexpr int columns = 32, bytes = 18, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<IQ4_NL>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         const f32v d = half_to_float(gather_words(p, stride));
         nibbles32(p + 2, stride, out, 0, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
         out.scales(0, d, d * set1(128.0f));
@@ -278,7 +289,8 @@ struct IQ4_NL {
 
 struct IQ4_XS {
     static constexpr int columns = 256, bytes = 136, groups = 8;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<IQ4_XS>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         const u32v header = gather_words(p, stride), low = gather_words(p + 4, stride), high = header >> 16;
         const f32v d = half_to_float(header);
         UNROLL
@@ -296,7 +308,8 @@ alignas(16) static const uint8_t FP4_LEVELS[16] = {12, 13, 14, 15, 16, 18, 20, 2
 
 struct MXFP4 {
     static constexpr int columns = 32, bytes = 17, groups = 1;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<MXFP4>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         nibbles32(p + 1, stride, out, 0, [](u32v w, int) { return lookup(w, FP4_LEVELS); });
         float unit[16];
         for (int row = 0; row < 16; row++) unit[row] = std::ldexp(1.0f, int(p[row * stride]) - 128);
@@ -307,7 +320,8 @@ struct MXFP4 {
 // The sub-blocks' unsigned E4M3 scales first, then 8 bytes for each 16 values: low nibbles, then high ones.
 struct NVFP4 {
     static constexpr int columns = 64, bytes = 36, groups = 4;
-    static void expand(const uint8_t* p, int64_t stride, const Sink<NVFP4>& out) {
+    template <class Out>
+    static void expand(const uint8_t* p, int64_t stride, Out& out) {
         const u32v scales = gather_words(p, stride);
         UNROLL
         for (int i = 0; i < 4; i++) {

@@ -11,10 +11,11 @@ namespace dl {
 
 constexpr int TILE = 16;  // tokens
 
-// INT8: 32 columns of sixteen tokens, each with its scale, and -scale * Σ q over 32 and over 16 of them.
+// INT8: 32 columns of sixteen tokens, each with its scale, -scale * Σ q, and -32 * Σ q of either half.
 struct Int8Inputs {
     int8_t q[TILE][32];
-    float scale[TILE], sum32[TILE], sum16[2][TILE];
+    float scale[TILE], sum[TILE];
+    int32_t half_sum[2][TILE];
 };
 
 // Inputs of sixteen tokens, as each form wants them. Rows are padded, or all sixteen would share a few cache sets.
@@ -56,9 +57,9 @@ static inline void fill_int8(const TileShape& shape, const float* x, uint8_t* ti
         store_bytes(out->q[token], low), store_bytes(out->q[token] + 16, high);
         const float low_sum = sum(low), high_sum = sum(high);  // of whole numbers: exact
         out->scale[token] = scale;
-        out->sum32[token] = -scale * (low_sum + high_sum);
-        out->sum16[0][token] = -scale * low_sum;
-        out->sum16[1][token] = -scale * high_sum;
+        out->sum[token] = -scale * (low_sum + high_sum);
+        out->half_sum[0][token] = int32_t(-32.0f * low_sum);
+        out->half_sum[1][token] = int32_t(-32.0f * high_sum);
     }
 }
 static inline void fill_bf16(const TileShape& shape, const float* x, uint8_t* tile, int token) {
@@ -104,8 +105,8 @@ static inline void move(int form, const TileShape& shape, uint8_t* from, int tok
         Int8Inputs* target = (Int8Inputs*)to;
         for (int64_t i = 0; i < shape.columns / 32; i++, source++, target++) {
             memcpy(target->q[place], source->q[token], 32);
-            target->scale[place] = source->scale[token], target->sum32[place] = source->sum32[token];
-            for (int half = 0; half < 2; half++) target->sum16[half][place] = source->sum16[half][token];
+            target->scale[place] = source->scale[token], target->sum[place] = source->sum[token];
+            for (int half = 0; half < 2; half++) target->half_sum[half][place] = source->half_sum[half][token];
         }
     }
 }
@@ -138,9 +139,30 @@ static inline u32v dot4(u32v sum, u32v w, const int8_t* inputs) {
 }
 #endif
 
-static inline f32v add_group(f32v total, u32v dot, f32v scale, f32v min, float unit, float sum) {
+// How the values of a panel stand to its weights: a scale and a minimum for 32 columns or for 16, or a scale for 16 and
+// q - 32, as only Q6_K has it.
+enum Scaling { BY_32, BY_16, CENTRED_BY_16 };
+static inline Scaling scaling_of(int format) {
+    return format == DL_Q6_K ? CENTRED_BY_16 : group_of(format) == 16 ? BY_16 : BY_32;
+}
+
+static inline f32v add_32(f32v total, u32v dot, f32v scale, f32v min, float unit, float sum) {
     total = fma(to_float(dot), scale * set1(unit), total);
     return fma(min, set1(sum), total);
+}
+static inline u32v half_sum(const Int8Inputs& x, int half, int token) { return set1_word(uint32_t(x.half_sum[half][token])); }
+// Two halves of 16 columns, whose sums began with `half_sum` if they are to be centred. Their scales stand 16 floats
+// apart, and so do their minima.
+template <Scaling SCALING>
+static inline f32v add_halves(f32v total, u32v low, u32v high, const float* scale, const float* min, const Int8Inputs& x, int token) {
+    const f32v unit = set1(x.scale[token]);
+    f32v weighted = fma(to_float(high), load(scale + 16), to_float(low) * load(scale));
+    if (SCALING == BY_16) {
+        const f32v part = set1(1.0f / 32.0f);
+        for (int half = 0; half < 2; half++)
+            weighted = fma(to_float(half_sum(x, half, token)) * part, load(min + 16 * half), weighted);
+    }
+    return fma(weighted, unit, total);
 }
 
 // Columns that one step of a product covers: `begin` and `end` in the matrix, the panel starting at `begin`.
@@ -149,32 +171,90 @@ struct Columns {
     int64_t count() const { return end - begin; }
 };
 
-template <int TOKENS, int GROUP>
+template <int TOKENS, Scaling SCALING>
 static inline void int8_tokens(const Int8Panel& panel, Columns columns, const uint8_t* tile, int first, float* sum) {
     f32v total[TOKENS];
     for (int t = 0; t < TOKENS; t++) total[t] = load(sum + 16 * (first + t));
     const Int8Inputs* x = (const Int8Inputs*)tile + columns.begin / 32;
     const uint8_t* q = panel.q;
     const float *scale = panel.scale, *min = panel.min;
-    for (int64_t column = columns.begin; column < columns.end; column += 32, x++) {
-#pragma GCC unroll 2
-        for (int part = 0; part < 32 / GROUP; part++, q += 16 * GROUP, scale += 16, min += 16) {
-            u32v dot[TOKENS];
-            for (int t = 0; t < TOKENS; t++) dot[t] = set1_word(0);
+    for (int64_t column = columns.begin; column < columns.end; column += 32, x++, q += 512) {
+        u32v dot[2][TOKENS];  // of either half: one sum each would wait for itself
+        for (int half = 0; half < 2; half++)
+            for (int t = 0; t < TOKENS; t++) dot[half][t] = SCALING == CENTRED_BY_16 ? half_sum(*x, half, first + t) : set1_word(0);
 #pragma GCC unroll 8
-            for (int i = 0; i < GROUP / 4; i++) {
-                const u32v w = load_words(q + 64 * i);
+        for (int i = 0; i < 8; i++) {
+            const u32v w = load_words(q + 64 * i);
 #pragma GCC unroll 8
-                for (int t = 0; t < TOKENS; t++) dot[t] = dot4(dot[t], w, x->q[first + t] + GROUP * part + 4 * i);
-            }
-            const float* sums = GROUP == 32 ? x->sum32 : x->sum16[part];
-#pragma GCC unroll 8
-            for (int t = 0; t < TOKENS; t++)
-                total[t] = add_group(total[t], dot[t], load(scale), load(min), x->scale[first + t], sums[first + t]);
+            for (int t = 0; t < TOKENS; t++) dot[i / 4][t] = dot4(dot[i / 4][t], w, x->q[first + t] + 4 * i);
         }
+#pragma GCC unroll 8
+        for (int t = 0; t < TOKENS; t++) {
+            if (SCALING == BY_32)
+                total[t] = add_32(total[t], add_words(dot[0][t], dot[1][t]), load(scale), load(min), x->scale[first + t], x->sum[first + t]);
+            else
+                total[t] = add_halves<SCALING>(total[t], dot[0][t], dot[1][t], scale, min, *x, first + t);
+        }
+        const int step = SCALING == BY_32 ? 16 : 32;
+        scale += step, min += step;
     }
     for (int t = 0; t < TOKENS; t++) store(sum + 16 * (first + t), total[t]);
 }
+
+#if defined(__AVX512F__)
+// Where the values of a block go when few tokens meet it: straight into their products. What int8_tokens would find.
+template <class Block, int TOKENS>
+struct Products {
+    const Int8Inputs* x;
+    const uint8_t* next;
+    u32v dot[Block::groups][TOKENS];
+    f32v scale[Block::groups], min[Block::groups];
+
+    void put(int index, u32v words) {
+        const int column = 4 * index;
+#pragma GCC unroll 4
+        for (int t = 0; t < TOKENS; t++) {
+            u32v& sum = dot[column / 32][t];
+            sum = dot4(sum, words, x[column / 32].q[t] + column % 32);
+        }
+        prefetch_line(next + index * 64 * Block::bytes / Block::columns);
+    }
+    void scales(int group, f32v s, f32v m) { scale[group] = s, min[group] = m; }
+};
+
+template <class Block, int TOKENS>
+static inline void direct_tokens(const uint8_t* p, int64_t stride, Columns columns, const uint8_t* tile, float* sum,
+                                 const uint8_t* next) {
+    static_assert(Block::columns / Block::groups == 32);
+    f32v total[TOKENS];
+    for (int t = 0; t < TOKENS; t++) total[t] = load(sum + 16 * t);
+    const Int8Inputs* x = (const Int8Inputs*)tile + columns.begin / 32;
+    p += columns.begin / Block::columns * Block::bytes, next += 16 * (columns.begin / Block::columns) * Block::bytes;
+    for (int64_t block = 0; block < columns.count() / Block::columns; block++) {
+        Products<Block, TOKENS> products{x, next, {}, {}, {}};
+        Block::expand(p, stride, products);
+        UNROLL
+        for (int g = 0; g < Block::groups; g++, x++)
+#pragma GCC unroll 4
+            for (int t = 0; t < TOKENS; t++)
+                total[t] = add_32(total[t], products.dot[g][t], products.scale[g], products.min[g], x->scale[t], x->sum[t]);
+        p += Block::bytes, next += 16 * Block::bytes;
+    }
+    for (int t = 0; t < TOKENS; t++) store(sum + 16 * t, total[t]);
+}
+
+template <class Block>
+static inline bool direct_products(const uint8_t* p, int64_t stride, Columns columns, const uint8_t* tile, int tokens, float* sum,
+                                   const uint8_t* next) {
+    switch (tokens) {
+        case 1: return direct_tokens<Block, 1>(p, stride, columns, tile, sum, next), true;
+        case 2: return direct_tokens<Block, 2>(p, stride, columns, tile, sum, next), true;
+        case 3: return direct_tokens<Block, 3>(p, stride, columns, tile, sum, next), true;
+        case 4: return direct_tokens<Block, 4>(p, stride, columns, tile, sum, next), true;
+        default: return false;
+    }
+}
+#endif
 
 #if defined(__AMX_BF16__)
 // Sixteen tokens at once. The tile of sums has to be emptied after every group, to meet its scales: the vector registers
@@ -189,7 +269,7 @@ static inline void int8_tile(const Int8Panel& panel, Columns columns, const uint
         const int32_t* dot = dots[group % 2];
 #pragma GCC unroll 16
         for (int t = 0; t < TILE; t++)
-            total[t] = add_group(total[t], load_words(dot + TILE * t), scale, min, x[group].scale[t], x[group].sum32[t]);
+            total[t] = add_32(total[t], load_words(dot + TILE * t), scale, min, x[group].scale[t], x[group].sum[t]);
     };
     const int64_t groups = columns.count() / 32;
     COMPILER_BARRIER;
@@ -207,18 +287,18 @@ static inline void int8_tile(const Int8Panel& panel, Columns columns, const uint
 }
 #endif
 
-template <int GROUP>
+template <Scaling SCALING>
 static inline void int8_products(const Int8Panel& panel, Columns columns, const uint8_t* tile, int tokens, float* sum) {
     int first = 0;
 #if defined(__AMX_BF16__)
-    if (GROUP == 32 && tokens > 8) return int8_tile(panel, columns, tile, sum);  // takes as long for fewer than sixteen
+    if (SCALING == BY_32 && tokens > 8) return int8_tile(panel, columns, tile, sum);  // takes as long for fewer than sixteen
 #endif
 #if defined(__AVX512F__)
-    for (; tokens - first >= 8; first += 8) int8_tokens<8, GROUP>(panel, columns, tile, first, sum);
-    for (; tokens - first >= 4; first += 4) int8_tokens<4, GROUP>(panel, columns, tile, first, sum);
+    for (; tokens - first >= 8; first += 8) int8_tokens<8, SCALING>(panel, columns, tile, first, sum);
+    for (; tokens - first >= 4; first += 4) int8_tokens<4, SCALING>(panel, columns, tile, first, sum);
 #endif
-    for (; tokens - first >= 2; first += 2) int8_tokens<2, GROUP>(panel, columns, tile, first, sum);
-    if (tokens > first) int8_tokens<1, GROUP>(panel, columns, tile, first, sum);
+    for (; tokens - first >= 2; first += 2) int8_tokens<2, SCALING>(panel, columns, tile, first, sum);
+    if (tokens > first) int8_tokens<1, SCALING>(panel, columns, tile, first, sum);
 }
 
 // ---- bf16: one sum over even columns and one over odd ones, but for AMX, whose tiles add pairs themselves
@@ -372,6 +452,7 @@ public:
             memset(sum, 0, round_up(here, TILE) * 64 * sums());
             for (int64_t column = 0; column < all; column += step) {
                 const Columns columns{column, least(all, column + step)};
+                if (multiply_directly(columns, p, next, tiles, int(here), sum)) continue;
                 if (!expand(columns, part, row0, p, next)) return false;
                 add_products(columns, tiles, int(here), sum, next);
             }
@@ -397,9 +478,21 @@ private:
     }
     int sums() const { return m.form == DL_FORM_INT8 ? 1 : m.form == DL_FORM_BF16 ? BF16_SUMS : F32_SUMS; }
 
+    // Without a panel between, where that is faster; false where it is not.
+    bool multiply_directly([[maybe_unused]] Columns columns, [[maybe_unused]] const uint8_t* p, [[maybe_unused]] const uint8_t* next,
+                           [[maybe_unused]] const uint8_t* tiles, [[maybe_unused]] int tokens, [[maybe_unused]] float* sum) const {
+#if defined(__AVX512F__)
+        if (m.form != DL_FORM_INT8) return false;
+        if (m.format == DL_Q4_K) return direct_products<blocks::Q4_K>(p, m.row_bytes, columns, tiles, tokens, sum, next);
+        if (m.format == DL_Q5_K) return direct_products<blocks::Q5_K>(p, m.row_bytes, columns, tiles, tokens, sum, next);
+#endif
+        return false;
+    }
+
     void add_products(Columns columns, const uint8_t* tiles, int tokens, float* sum, [[maybe_unused]] const uint8_t* next) const {
         const int64_t tile_bytes = shape.bytes(m.form);
         const int num_tiles = int(div_up(tokens, TILE));
+        const Scaling scaling = scaling_of(m.format);
 #if defined(__AMX_BF16__)
         if (m.form == DL_FORM_BF16) TileRegisters::describe(SQUARE_TILES);
         else if (tokens > 8) TileRegisters::describe(INT8_TILES);
@@ -413,8 +506,9 @@ private:
         for (int tile = 0; tile < num_tiles; tile++, tiles += tile_bytes, sum += 256 * sums()) {
             const int here = int(least(TILE, tokens - TILE * tile));
             if (m.form == DL_FORM_F32) f32_products(shape, (const float*)words, columns, tiles, here, sum);
-            else if (group_of(m.format) == 16) int8_products<16>(int8, columns, tiles, here, sum);
-            else int8_products<32>(int8, columns, tiles, here, sum);
+            else if (scaling == BY_32) int8_products<BY_32>(int8, columns, tiles, here, sum);
+            else if (scaling == BY_16) int8_products<BY_16>(int8, columns, tiles, here, sum);
+            else int8_products<CENTRED_BY_16>(int8, columns, tiles, here, sum);
         }
     }
 
