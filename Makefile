@@ -1,12 +1,13 @@
 # make serve   set up and start the daemon with the bundled model (MODEL=folder PORT=8000 ARGS='--api-key …')
 # make test    set up and run the tests that are not marked slow
 # make check   set up and run lint, format and types
+# make sanitize  run the C++ kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer (g++; takes minutes)
 # make bench   measure speed beside the peers that are installed; see benchmarks/README.md
 PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 
-.PHONY: serve test check bench clean
+.PHONY: serve test check sanitize bench clean
 
 serve: .venv/.installed
 	$(BIN)/deltaloop serve $(MODEL) --port $(PORT) $(ARGS)
@@ -18,6 +19,14 @@ check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The last -O counts: with the usual one, compiling takes several times as long. Python has no sanitizer in it, so
+# theirs must be loaded first, and with it what it needs to hand on exceptions. Its reports bypass sys.stderr.
+sanitize: .venv/.installed-dev
+	CXX='sh -c "LD_PRELOAD= exec g++ \"$$@\" -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" g++' \
+	DELTALOOP_CACHE_DIR=build/sanitize ASAN_OPTIONS=detect_leaks=0 OMP_WAIT_POLICY=passive \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
+	$(BIN)/python -m pytest --capture=sys -m "not slow" tests/kernels $(ARGS)
 
 bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.cpu $(ARGS)

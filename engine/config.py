@@ -7,6 +7,7 @@ from typing import Literal
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "bfloat16", "float32"]
 Quantization = Literal["none", "int8", "int4"]
+Packing = Literal["auto", "on", "off"]
 
 # Read by the kernels themselves: for packaging, debugging and tests, so they are no options.
 KERNEL_VARIABLES = ("DELTALOOP_KERNELS", "DELTALOOP_KERNELS_DIR", "DELTALOOP_ISA", "DELTALOOP_CACHE_DIR")
@@ -21,6 +22,8 @@ class EngineConfig:
         device, dtype: "auto" takes CUDA when there is one, and the dtype the checkpoint names.
         quantization: what to make of dense weights while they are read. int8 is Q8_0; int4 has 4 bits for the routed
             experts and Q8_0 for the rest. Embedding and router stay as they are.
+        packing: whether quantised weights are rearranged for faster reading, in memory; else they stay mapped from
+            their file. "auto" does where memory can hold them. The tokens are the same.
         max_model_len: most tokens of one sequence, prompt and answer.
         max_num_seqs: most sequences that run at once; each takes a state slot.
         max_num_batched_tokens: most tokens computed in one step.
@@ -38,6 +41,7 @@ class EngineConfig:
     device: Device = "auto"
     dtype: Dtype = "auto"
     quantization: Quantization = "none"
+    packing: Packing = "auto"
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None

@@ -8,7 +8,7 @@ import torch
 from engine.async_engine import AsyncEngine
 from engine.batch import dtype_named
 from engine.client import EngineInfo
-from engine.config import EngineConfig, Quantization
+from engine.config import EngineConfig, Packing, Quantization
 from engine.core import CoreLimits, EngineCore
 from engine.errors import LoadError
 from engine.kernels.choice import choose_kernels
@@ -30,6 +30,7 @@ LoadProgress = Callable[[int, int], None]  # bytes read so far, bytes of the fil
 DEFAULT_NUM_BATCHED_TOKENS = 2048
 CPU_CACHE_SHARE = 0.5  # of the memory that the weights leave
 CROWDED_CACHE_SHARE = 0.125  # of all of it, where weights leave less: then parts of them are read from disk as needed
+PACKING_SPARE_BYTES = 2 << 30  # beside packed weights, for what else the engine needs
 SERVED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -48,7 +49,7 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     dtype = _dtype(config, model_config)
     kv_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
     available_bytes = available_memory_bytes()  # now: later it would count mapped weights as memory to be had
-    model, num_weight_bytes = load_model(checkpoint, dtype, device, config.quantization, progress)
+    model, num_weight_bytes = load_model(checkpoint, dtype, device, config.quantization, progress, config.packing)
     budget_bytes = config.kv_cache_memory_bytes or _budget_bytes(config, device, available_bytes, num_weight_bytes)
     memory = _plan(config, model_config, kv_dtype, budget_bytes, num_weight_bytes)
     storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, memory.num_slots, kv_dtype, device)
@@ -66,10 +67,11 @@ def load_model(
     device: torch.device,
     quantization: Quantization = "none",
     progress: LoadProgress | None = None,
+    packing: Packing = "auto",
 ) -> tuple[Qwen3Next, int]:
     """The model with its weights, and how many bytes its matrices take.
 
-    On a CPU most of these stay mapped. They are read once before this returns, unless memory cannot hold them.
+    On a CPU what is not packed stays mapped. It is read once before this returns, unless memory cannot hold it.
     """
     available_bytes = available_memory_bytes()
     done, total = 0, checkpoint.num_bytes
@@ -81,7 +83,9 @@ def load_model(
             progress(done, total)
 
     kernels = choose_kernels(device, dtype, torch.get_num_threads())
-    source = checkpoint.weights(Conversion(dtype, device, quantization, kernels.quantise), report)
+    packs = packing == "on" or (packing == "auto" and total + PACKING_SPARE_BYTES < available_bytes)
+    conversion = Conversion(dtype, device, quantization, kernels.quantise, kernels.pack if packs else None)
+    source = checkpoint.weights(conversion, report)
     model = Qwen3Next.load(checkpoint.config, source, kernels)
     num_bytes = total_bytes(model.matrices)
     if device.type == "cpu" and num_bytes > available_bytes:

@@ -92,6 +92,7 @@ def engine_config(settings: Settings, model: Path, num_used_tokens: int | None) 
         device=settings.device,
         dtype=settings.dtype,
         quantization=settings.quantization,
+        packing=settings.packing,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,

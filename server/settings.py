@@ -129,6 +129,10 @@ class Settings(BaseModel):
         Literal["none", "int8", "int4"],
         Option(_DEVICE, "make weights smaller as they are read, dense ones only; int4 is for experts"),
     ] = "none"
+    packing: Annotated[
+        Literal["auto", "on", "off"],
+        Option(_DEVICE, "rearrange quantised weights in memory for speed; off maps the file; auto if memory allows"),
+    ] = "auto"
     threads: Annotated[OptionalCount, Option(_DEVICE, "CPU threads to compute with; auto takes all cores")] = None
     kv_cache_memory_bytes: Annotated[
         OptionalBytes, Option(_DEVICE, "memory for the KV cache and states; auto takes what is free", "bytes")

@@ -66,4 +66,5 @@ def cpu_kernels(library: Library, name: str, threads: int, exact: bool) -> Kerne
         add_mlp=cpu.add_mlp,
         sample=cpu.sample,
         quantise=cpu.quantise,
+        pack=cpu.pack,
     )

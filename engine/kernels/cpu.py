@@ -5,6 +5,7 @@ Calls come from one thread, as the runner makes them: the library's threads and 
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -127,6 +128,19 @@ class CpuKernels:
         )
         check(code)
         return Matrix(format, matrix.rows, matrix.columns, tuple(out))
+
+    def pack(self, matrix: Matrix, in_place: bool = False) -> Matrix:
+        parts = matrix.parts
+        if not in_place:
+            parts = tuple(torch.empty(len(parts), *parts[0].shape, dtype=torch.uint8))
+        assert all(part.data_ptr() == parts[0].data_ptr() + i * part.nbytes for i, part in enumerate(parts))
+        addresses = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in matrix.parts))
+        code = self._library.pack(
+            matrix.format.code, matrix.format.block_bytes, addresses, len(parts), matrix.rows,
+            matrix.format.row_bytes(matrix.columns), parts[0].data_ptr(), self._threads,
+        )  # fmt: skip
+        check(code)
+        return replace(matrix, parts=parts, packed=True)
 
     def sample(self, logits: Tensor, draws: Sequence[Draw], num_used_tokens: int) -> Sequence[Drawn | NoToken]:
         rows, vocab = logits.shape

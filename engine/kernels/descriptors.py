@@ -103,6 +103,7 @@ class Descriptors:
             form=library.F32 if exact else _form(matrix.format),
             group=scales.columns if scales else matrix.format.block,
             scale_rows=scales.rows if scales else 0,
+            packed=matrix.packed,
         )
 
     def _pointers(self, parts: Sequence[Tensor], dtype: torch.dtype) -> int:

@@ -38,6 +38,7 @@ class DlMatrix(ctypes.Structure):
         ("form", c_int32),
         ("group", c_int32),
         ("scale_rows", c_int32),
+        ("packed", c_int32),
     ]
 
 
@@ -159,6 +160,7 @@ SIGNATURES = {
     "dl_attention_mix": (_P, _P, _N, _P, _P, _P, _P, _P, _P, _N, _P, c_int),
     "dl_sample": (_P, _N, _N, _N, _P, c_int),
     "dl_quantise": (c_int, c_int, _P, _N, _N, _P, c_int),
+    "dl_pack": (c_int, c_int, _P, _N, _N, _N, _P, c_int),
 }
 
 
@@ -188,6 +190,7 @@ class Library:
         self.attention_mix: Callable[..., int] = loaded.dl_attention_mix
         self.sample: Callable[..., int] = loaded.dl_sample
         self.quantise: Callable[..., int] = loaded.dl_quantise
+        self.pack: Callable[..., int] = loaded.dl_pack
 
 
 def check(code: int) -> None:

@@ -19,14 +19,15 @@ from engine.layers.moe import Mlp, SparseMoe
 from engine.layers.rope import Rotation
 from engine.quant.formats import Format
 from engine.quant.matrix import Matrix
+from engine.quant.packing import Packer
 from engine.quant.quantise import quantise
 from engine.sampling.draw import Draw, Drawn, NoToken
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """One implementation of each operator. Contracts stand at the references in `engine.kernels.*.reference`, that of
-    `quantise`, which loading calls, in `engine.quant.quantise`.
+    """One implementation of each operator. Contracts stand at the references in `engine.kernels.*.reference`, those of
+    `quantise` and `pack`, which loading calls, in `engine.quant`.
 
     Rows x are fp32 [T, hidden]. The three that add return the sum and may write it into x.
     """
@@ -42,6 +43,7 @@ class Kernels:
     add_mlp: Callable[[Tensor, Mlp], Tensor]
     sample: Callable[[Tensor, Sequence[Draw], int], Sequence[Drawn | NoToken]]  # logits; third: num_used_tokens
     quantise: Callable[[Matrix, Format], Matrix]
+    pack: Packer | None  # for faster reading; None: these kernels take weights as files have them
 
 
 def reference_kernels() -> Kernels:
@@ -58,4 +60,5 @@ def reference_kernels() -> Kernels:
         add_mlp=add_mlp,
         sample=sample,
         quantise=quantise,
+        pack=None,
     )

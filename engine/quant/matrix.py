@@ -29,6 +29,7 @@ class Matrix:
     Attributes:
         parts: one uint8 [rows, row bytes] for each matrix of the stack, each contiguous.
         scales: for FP8 only.
+        packed: whether the bytes are interleaved, see `engine.quant.packing`; only compiled kernels can read them then.
     """
 
     format: Format
@@ -36,6 +37,7 @@ class Matrix:
     columns: int
     parts: tuple[Tensor, ...]
     scales: BlockScales | None = None
+    packed: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -59,6 +61,7 @@ class Matrix:
 
     def dense_rows(self, rows: slice | Tensor, index: int = 0) -> Tensor:
         """Some rows of one matrix, by a slice or by int64 row numbers; see `dense`."""
+        assert not self.packed
         chosen = self.parts[index][rows]
         if self.format in DENSE:
             return chosen.view(DENSE_DTYPES[self.format])

@@ -14,9 +14,10 @@ class StepBudget:
 
     While something decodes, a step should last at most `max_gap_seconds`. When only prompts are read it may last
     sixteen times that: a long chunk reads each expert's weights for more tokens, and aborts and new arrivals still get
-    in. A token's cost is learned for either case by itself, since a short chunk's is several times a long one's. When decoding alone comes close to the target, or exceeds
-    it, prompts still get half as much time as decoding, and never less than 16 tokens: else a busy server would stop
-    taking anyone in. The tokens drawn do not depend on the sizes chosen here.
+    in. A token's cost is learned for either case by itself, since a short chunk's is several times a long one's. When
+    decoding alone comes close to the target, or exceeds it, prompts still get half as much time as decoding, and never
+    less than 16 tokens: else a busy server would stop taking anyone in. The tokens drawn do not depend on the sizes
+    chosen here.
     """
 
     def __init__(self, max_tokens: int, max_gap_seconds: float) -> None:

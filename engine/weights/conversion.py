@@ -9,8 +9,9 @@ import torch
 from engine.config import Quantization
 from engine.quant.formats import BF16, DENSE, F32, Format, int4_format
 from engine.quant.matrix import DENSE_DTYPES, Matrix, dense_matrix
+from engine.quant.packing import Packer, can_pack
 from engine.quant.quantise import Q8_0, quantise
-from engine.weights.mapped import read_soon
+from engine.weights.mapped import forget, read_soon
 
 
 class Role(Enum):
@@ -40,12 +41,15 @@ class Conversion:
         device: where all weights go.
         quantization: what to quantise matrices to, but for rows that are no whole number of blocks.
         quantise: who does that; contract at the reference.
+        pack: what rearranges all that can be packed, but for an embedding, whose rows are read one by one; None leaves
+            it as it is. What is packed is in memory, no longer in the mapped file.
     """
 
     dtype: torch.dtype
     device: torch.device
     quantization: Quantization = "none"
     quantise: Callable[[Matrix, Format], Matrix] = quantise
+    pack: Packer | None = None
 
     def matrix(self, stack: Matrix, role: Role) -> Matrix:
         """A stack as it is to be held: itself where nothing changes, as with all that is quantised already.
@@ -53,6 +57,17 @@ class Conversion:
         Raises:
             ValueError: it cannot be quantised.
         """
+        held = self._converted(stack, role)
+        if self.pack is None or role is Role.EMBEDDING or not can_pack(held):
+            return held
+        if held is not stack:
+            return self.pack(held, in_place=True)
+        read_soon(stack.parts)
+        packed = self.pack(stack)
+        forget(stack.parts)
+        return packed
+
+    def _converted(self, stack: Matrix, role: Role) -> Matrix:
         format = self._format(stack, role)
         if format == stack.format:
             return stack.to(self.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 CHUNK_BYTES = 16 << 20
 NUM_READERS = 4  # more than one keeps a fast disk busy
-MADV_WILLNEED, MADV_POPULATE_READ = 3, 22
+MADV_WILLNEED, MADV_DONTNEED, MADV_POPULATE_READ = 3, 4, 22
 
 
 def map_file(path: Path) -> Tensor:
@@ -37,6 +37,16 @@ def read_soon(tensors: Iterable[Tensor]) -> None:
     """Have the system begin to read these contiguous tensors from the disk, all at once; does not wait for it."""
     for start, end in _runs(tensors):
         _advise(start, end, MADV_WILLNEED)
+
+
+def forget(tensors: Iterable[Tensor]) -> None:
+    """Give back the memory of these contiguous tensors, which nobody reads any more: of mapped ones the system keeps
+    what it likes."""
+    for tensor in tensors:
+        start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = _page_of(tensor.data_ptr() + tensor.nbytes)
+        if end > start:
+            _advise(start, end, MADV_DONTNEED)
 
 
 def read_ahead(tensors: Iterable[Tensor], report: Callable[[int], None]) -> None:

@@ -14,6 +14,7 @@ from engine.kernels.table import Kernels
 from engine.layers.moe import Mlp, SparseMoe
 from engine.quant.formats import BF16, BY_NAME, F16, F32, FP8_E4M3, Format, int4_format
 from engine.quant.matrix import BlockScales, Matrix, dense_matrix
+from engine.quant.packing import can_pack, pack
 from engine.weights.source import MlpWeights, MoeWeights
 from tests.kernels.cpu_library import compiled, instruction_sets
 from tests.support.blocks import random_rows
@@ -87,6 +88,33 @@ def test_a_row_does_not_depend_on_its_company(isa: str, format: Format) -> None:
         part = compiled(isa, threads=threads % 3 + 1).project(x[start : start + rows].clone(), None, 0.0, [weights])
         assert same_bits(part, whole[start : start + rows])
         start += rows
+
+
+PACKABLE = [format for format in FORMATS if can_pack(matrix(format, 16, 512, seed=1))]
+
+
+def test_all_block_types_are_packed_but_those_with_codebooks() -> None:
+    blocks = {format.name for format in FORMATS if form(format) == "int8"}
+    assert blocks - {format.name for format in PACKABLE} == {"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"}
+    assert not can_pack(matrix(BY_NAME["Q4_K"], 40, 512, seed=1))
+
+
+@pytest.mark.parametrize("format", PACKABLE, ids=lambda f: f.name)
+@pytest.mark.parametrize("isa", ISAS)
+def test_packed_weights_give_the_same_bits(isa: str, format: Format) -> None:
+    kernels, weights = compiled(isa), matrix(format, 48, 512, seed=3, count=2)
+    assert kernels.pack is not None
+    packed = kernels.pack(weights)
+    assert all(map(torch.equal, packed.parts, pack(weights).parts))
+    if isa == FASTEST:
+        side_by_side = replace(weights, parts=tuple(torch.stack(weights.parts)))
+        assert all(map(torch.equal, kernels.pack(side_by_side, True).parts, packed.parts))
+        assert side_by_side.parts[0].equal(packed.parts[0])
+    for rows in ROWS:
+        x = inputs(rows, 512, seed=4)
+        assert same_bits(kernels.project(x, None, 0.0, [packed]), kernels.project(x, None, 0.0, [weights]))
+    exact, x = compiled(isa, exact=True), inputs(5, 512, seed=4)
+    assert same_bits(exact.project(x, None, 0.0, [packed]), exact.project(x, None, 0.0, [weights]))
 
 
 @pytest.mark.parametrize("format", [f for f in FORMATS if form(f) != "bf16"], ids=lambda f: f.name)

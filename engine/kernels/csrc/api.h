@@ -20,7 +20,7 @@ enum dl_format : int32_t {
 // How a matrix meets its inputs: 8-bit integers with a scale per 32 inputs, bf16 pairs, or fp32 throughout.
 enum dl_form : int32_t { DL_FORM_INT8 = 0, DL_FORM_BF16 = 1, DL_FORM_F32 = 2 };
 
-// Weight matrices of one shape, each as it lies in its file: `rows` rows of `row_bytes` bytes.
+// Weight matrices of one shape: `rows` rows of `row_bytes` bytes, as they lie in their file or packed.
 struct dl_matrix {
     const uint8_t* const* parts;  // one pointer for each matrix of the stack
     const float* const* scales;   // FP8 only: block scales [ceil(rows / scale_rows), ceil(columns / group)] a part
@@ -28,6 +28,7 @@ struct dl_matrix {
     int32_t format, form;
     int32_t group;       // INT4: columns a scale serves; FP8: columns a scale serves
     int32_t scale_rows;  // FP8: rows a scale serves
+    int32_t packed;      // whether the bytes are interleaved by dl_pack
 };
 
 // Rows start … start + num_rows - 1 of a batch: one sequence's tokens, at positions `position` onward.
@@ -133,5 +134,12 @@ int dl_sample(float* logits, int64_t rows, int64_t vocab, int64_t used, dl_draw*
 // by row; out: theirs, one matrix after the other. DL_NO_SCALE: some weights are not finite, or too large.
 int dl_quantise(int from, int to, const uint8_t* const* parts, int64_t num_parts, int64_t num_blocks, uint8_t* out,
                 int threads);
+
+// Interleave the blocks of each sixteen rows, to be read without rearranging: first all rows' first words, then all their
+// second ones and so on, and likewise what a block has beside whole words. `rows` is a multiple of 16. parts: `num_parts`
+// matrices of a block type; out: theirs, one matrix after the other, which may be where the parts are already.
+// DL_UNSUPPORTED: this format is not packed.
+int dl_pack(int format, int block_bytes, const uint8_t* const* parts, int64_t num_parts, int64_t rows, int64_t row_bytes,
+            uint8_t* out, int threads);
 }
 #pragma GCC visibility pop

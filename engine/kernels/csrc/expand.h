@@ -27,6 +27,33 @@ static inline void prefetch(const uint8_t* p, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) prefetch_line(p + i);
 }
 
+// The blocks of sixteen rows, as they lie in a file: rows `stride` bytes apart. Offsets are bytes in a block.
+struct FileRows {
+    static constexpr bool BY_ROW = true;
+    const uint8_t* p;
+    int64_t stride;
+    void skip(int64_t bytes) { p += bytes; }
+    void four(int at, u32v* words) const { transpose4(p + at, stride, words); }
+    void eight(int at, u32v* words) const { four(at, words), four(at + 16, words + 4); }
+    u32v word(int at) const { return gather_words(p + at, stride); }
+    u32v half(int at) const { return at < 2 ? word(at) : word(at - 2) >> 16; }  // nothing after a block's end is read
+    u32v byte(int at) const { return word(at) & set1_word(0xff); }
+};
+
+// The same interleaved, see dl_pack: what stands at byte `at` of sixteen rows' blocks starts at byte 16 * at here.
+struct PackedRows {
+    static constexpr bool BY_ROW = false;
+    const uint8_t* p;
+    void skip(int64_t bytes) { p += 16 * bytes; }
+    void four(int at, u32v* words) const {
+        for (int i = 0; i < 4; i++) words[i] = word(at + 4 * i);
+    }
+    void eight(int at, u32v* words) const { four(at, words), four(at + 16, words + 4); }
+    u32v word(int at) const { return load_words(p + 16 * at); }
+    u32v half(int at) const { return load_shorts(p + 16 * at); }
+    u32v byte(int at) const { return load_bytes(p + 16 * at); }
+};
+
 // Columns that share a scale.
 static inline int group_of(int format) {
     switch (format) {
@@ -61,10 +88,10 @@ struct Sink {
 };
 
 // Sixteen bytes of nibbles: the low ones are values 0–15, the high ones 16–31 (eight words of q).
-template <class Out, class Map>
-static inline void nibbles32(const uint8_t* p, int64_t stride, Out& out, int at, Map map) {
+template <class In, class Out, class Map>
+static inline void nibbles32(const In& in, int from, Out& out, int at, Map map) {
     u32v w[4];
-    transpose4(p, stride, w);
+    in.four(from, w);
     UNROLL
     for (int j = 0; j < 4; j++) {
         out.put(at + j, map(w[j] & set1_word(LOW), j));
@@ -75,20 +102,20 @@ static inline u32v as_is(u32v w, int) { return w; }
 
 struct Q4_0 {
     static constexpr int columns = 32, bytes = 18, groups = 1;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
-        const f32v d = half_to_float(gather_words(p, stride));
-        nibbles32(p + 2, stride, out, 0, as_is);
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
+        const f32v d = half_to_float(in.half(0));
+        nibbles32(in, 2, out, 0, as_is);
         out.scales(0, d, d * set1(8.0f));
     }
 };
 
 struct Q4_1 {
     static constexpr int columns = 32, bytes = 20, groups = 1;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
-        const u32v header = gather_words(p, stride);
-        nibbles32(p + 4, stride, out, 0, as_is);
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
+        const u32v header = in.word(0);
+        nibbles32(in, 4, out, 0, as_is);
         out.scales(0, half_to_float(header), zero() - half_to_float(header >> 16));
     }
 };
@@ -102,53 +129,53 @@ static inline u32v fifth_bits(u32v w) {
 
 struct Q5_0 {
     static constexpr int columns = 32, bytes = 22, groups = 1;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
-        const f32v d = half_to_float(gather_words(p, stride));
-        const u32v high = gather_words(p + 2, stride);
-        nibbles32(p + 6, stride, out, 0, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
+        const f32v d = half_to_float(in.half(0));
+        const u32v high = in.word(2);
+        nibbles32(in, 6, out, 0, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
         out.scales(0, d, d * set1(16.0f));
     }
 };
 
 struct Q5_1 {
     static constexpr int columns = 32, bytes = 24, groups = 1;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
-        const u32v header = gather_words(p, stride), high = gather_words(p + 4, stride);
-        nibbles32(p + 8, stride, out, 0, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
+        const u32v header = in.word(0), high = in.word(4);
+        nibbles32(in, 8, out, 0, [&](u32v w, int j) { return w | fifth_bits(high >> (4 * j)); });
         out.scales(0, half_to_float(header), zero() - half_to_float(header >> 16));
     }
 };
 
 struct Q8_0 {
     static constexpr int columns = 32, bytes = 34, groups = 1;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
         u32v w[8];
-        transpose8(p + 2, stride, w);
+        in.eight(2, w);
         UNROLL
         for (int j = 0; j < 8; j++) out.put(j, w[j] ^ set1_word(0x80808080));
-        const f32v d = half_to_float(gather_words(p, stride));
+        const f32v d = half_to_float(in.half(0));
         out.scales(0, d, d * set1(128.0f));
     }
 };
 
 struct Q2_K {
     static constexpr int columns = 256, bytes = 84, groups = 16;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
         u32v s[4], w[8];
-        transpose4(p, stride, s);
+        in.four(0, s);
         UNROLL
         for (int half = 0; half < 2; half++) {
-            transpose8(p + 16 + 32 * half, stride, w);
+            in.eight(16 + 32 * half, w);
             UNROLL
             for (int g = 0; g < 4; g++)
                 UNROLL
                 for (int j = 0; j < 8; j++) out.put(32 * half + 8 * g + j, (w[j] >> (2 * g)) & set1_word(0x03030303));
         }
-        const u32v header = gather_words(p + 80, stride);
+        const u32v header = in.word(80);
         const f32v d = half_to_float(header), dmin = half_to_float(header >> 16);
         UNROLL
         for (int i = 0; i < 16; i++) {
@@ -160,13 +187,13 @@ struct Q2_K {
 
 struct Q3_K {
     static constexpr int columns = 256, bytes = 110, groups = 16;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
         u32v high[8], w[8], s[4];
-        transpose8(p, stride, high);
+        in.eight(0, high);
         UNROLL
         for (int half = 0; half < 2; half++) {
-            transpose8(p + 32 + 32 * half, stride, w);
+            in.eight(32 + 32 * half, w);
             UNROLL
             for (int g = 0; g < 4; g++)
                 UNROLL
@@ -176,8 +203,8 @@ struct Q3_K {
                 }
         }
         UNROLL
-        for (int i = 0; i < 3; i++) s[i] = gather_words(p + 96 + 4 * i, stride);
-        const f32v d = half_to_float(gather_words(p + 106, stride) >> 16);
+        for (int i = 0; i < 3; i++) s[i] = in.word(96 + 4 * i);
+        const f32v d = half_to_float(in.half(108));
         UNROLL
         for (int i = 0; i < 16; i++) {
             u32v low = byte_of(s[i % 8 / 4], i % 4);
@@ -190,10 +217,10 @@ struct Q3_K {
 };
 
 // The six-bit scales and mins of Q4_K and Q5_K, from the four words that open a block.
-template <class Out>
-static inline void k_scales(const uint8_t* p, int64_t stride, Out& out) {
+template <class In, class Out>
+static inline void k_scales(const In& in, Out& out) {
     u32v w[4];
-    transpose4(p, stride, w);
+    in.four(0, w);
     const f32v d = half_to_float(w[0]), dmin = half_to_float(w[0] >> 16);
     // four at a time, as the bytes of a word
     const u32v six = set1_word(0x3f3f3f3f), two = set1_word(0x30303030), low = set1_word(LOW);
@@ -207,13 +234,13 @@ static inline void k_scales(const uint8_t* p, int64_t stride, Out& out) {
 
 struct Q4_K {
     static constexpr int columns = 256, bytes = 144, groups = 8;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
-        k_scales(p, stride, out);
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
+        k_scales(in, out);
         UNROLL
         for (int i = 0; i < 4; i++) {
             u32v w[8];
-            transpose8(p + 16 + 32 * i, stride, w);
+            in.eight(16 + 32 * i, w);
             UNROLL
             for (int j = 0; j < 8; j++) {
                 out.put(16 * i + j, w[j] & set1_word(LOW));
@@ -225,16 +252,16 @@ struct Q4_K {
 
 struct Q5_K {
     static constexpr int columns = 256, bytes = 176, groups = 8;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
-        k_scales(p, stride, out);
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
+        k_scales(in, out);
         u32v high[8];
-        transpose8(p + 16, stride, high);
+        in.eight(16, high);
         const u32v bit = set1_word(0x01010101);
         UNROLL
         for (int i = 0; i < 4; i++) {
             u32v w[8];
-            transpose8(p + 48 + 32 * i, stride, w);
+            in.eight(48 + 32 * i, w);
             UNROLL
             for (int j = 0; j < 8; j++) {
                 out.put(16 * i + j, (w[j] & set1_word(LOW)) | (((high[j] >> (2 * i)) & bit) << 4));
@@ -246,15 +273,15 @@ struct Q5_K {
 
 struct Q6_K {
     static constexpr int columns = 256, bytes = 210, groups = 16;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
         const u32v low = set1_word(LOW), top = set1_word(0x30303030);
         UNROLL
         for (int half = 0; half < 2; half++) {
             u32v a[8], b[8], h[8];
-            transpose8(p + 64 * half, stride, a);
-            transpose8(p + 64 * half + 32, stride, b);
-            transpose8(p + 128 + 32 * half, stride, h);
+            in.eight(64 * half, a);
+            in.eight(64 * half + 32, b);
+            in.eight(128 + 32 * half, h);
             UNROLL
             for (int j = 0; j < 8; j++) {
                 out.put(32 * half + j, (a[j] & low) | ((h[j] << 4) & top));
@@ -264,8 +291,8 @@ struct Q6_K {
             }
         }
         u32v s[4];
-        transpose4(p + 192, stride, s);
-        const f32v d = half_to_float(gather_words(p + 206, stride) >> 16);
+        in.four(192, s);
+        const f32v d = half_to_float(in.half(208));
         UNROLL
         for (int i = 0; i < 16; i++) {
             const f32v unit = d * to_float(sign_extend_byte(s[i / 4] >> (8 * (i % 4))));
@@ -279,23 +306,23 @@ alignas(16) static const uint8_t IQ4_LEVELS[16] = {1, 24, 45, 63, 79, 93, 106, 1
 
 struct IQ4_NL {
     static constexpr int columns = 32, bytes = 18, groups = 1;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
-        const f32v d = half_to_float(gather_words(p, stride));
-        nibbles32(p + 2, stride, out, 0, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
+        const f32v d = half_to_float(in.half(0));
+        nibbles32(in, 2, out, 0, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
         out.scales(0, d, d * set1(128.0f));
     }
 };
 
 struct IQ4_XS {
     static constexpr int columns = 256, bytes = 136, groups = 8;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
-        const u32v header = gather_words(p, stride), low = gather_words(p + 4, stride), high = header >> 16;
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
+        const u32v header = in.word(0), low = in.word(4), high = header >> 16;
         const f32v d = half_to_float(header);
         UNROLL
         for (int i = 0; i < 8; i++) {
-            nibbles32(p + 8 + 16 * i, stride, out, 8 * i, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
+            nibbles32(in, 8 + 16 * i, out, 8 * i, [](u32v w, int) { return lookup(w, IQ4_LEVELS); });
             const u32v six = ((low >> (4 * i)) & set1_word(15)) | (((high >> (2 * i)) & set1_word(3)) << 4);
             const f32v unit = d * (to_float(six) - set1(32.0f));
             out.scales(i, unit, unit * set1(128.0f));
@@ -308,11 +335,13 @@ alignas(16) static const uint8_t FP4_LEVELS[16] = {12, 13, 14, 15, 16, 18, 20, 2
 
 struct MXFP4 {
     static constexpr int columns = 32, bytes = 17, groups = 1;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
-        nibbles32(p + 1, stride, out, 0, [](u32v w, int) { return lookup(w, FP4_LEVELS); });
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
+        nibbles32(in, 1, out, 0, [](u32v w, int) { return lookup(w, FP4_LEVELS); });
+        uint32_t exponent[16];
         float unit[16];
-        for (int row = 0; row < 16; row++) unit[row] = std::ldexp(1.0f, int(p[row * stride]) - 128);
+        store_words(exponent, in.byte(0));
+        for (int row = 0; row < 16; row++) unit[row] = std::ldexp(1.0f, int(exponent[row]) - 128);
         out.scales(0, load(unit), load(unit) * set1(12.0f));
     }
 };
@@ -320,16 +349,16 @@ struct MXFP4 {
 // The sub-blocks' unsigned E4M3 scales first, then 8 bytes for each 16 values: low nibbles, then high ones.
 struct NVFP4 {
     static constexpr int columns = 64, bytes = 36, groups = 4;
-    template <class Out>
-    static void expand(const uint8_t* p, int64_t stride, Out& out) {
-        const u32v scales = gather_words(p, stride);
+    template <class In, class Out>
+    static void expand(const In& in, Out& out) {
+        const u32v scales = in.word(0);
         UNROLL
         for (int i = 0; i < 4; i++) {
             const f32v unit = half_to_float((byte_of(scales, i) & set1_word(0x7f)) << 7) * set1(128.0f);
             out.scales(i, unit, unit * set1(12.0f));
         }
         u32v w[8];
-        transpose8(p + 4, stride, w);
+        in.eight(4, w);
         UNROLL
         for (int i = 0; i < 4; i++)
             UNROLL
@@ -343,12 +372,13 @@ struct NVFP4 {
 // The IQ2 and IQ3 types index codebooks of magnitudes, so each row is decoded by itself. Values are kept with 64 added.
 template <class Block>  // with decode(a row's block, values[256], scales[groups])
 struct ByRow {
-    static void expand(const uint8_t* p, int64_t stride, const Sink<Block>& out) {
+    template <class In>
+    static void expand(const In& in, const Sink<Block>& out) {
         for (int row = 0; row < 16; row++) {
             prefetch(out.next + row * Block::bytes, Block::bytes);
             uint8_t values[256];
             float scales[16];
-            Block::decode(p + row * stride, values, scales);
+            Block::decode(in.p + row * in.stride, values, scales);
             for (int i = 0; i < 64; i++) memcpy(out.q + 64 * i + 4 * row, values + 4 * i, 4);
             for (int i = 0; i < Block::groups; i++) out.scale[16 * i + row] = scales[i], out.min[16 * i + row] = 64.0f * scales[i];
         }
@@ -440,48 +470,53 @@ struct IQ3_S : ByRow<IQ3_S> {
 struct Int4Run {
     static constexpr int columns = 32, bytes = 21;  // at most: a block's header is shared by its runs
 };
-static inline void expand_int4(const uint8_t* p, int64_t stride, int64_t begin, int64_t end, int group, Int8Panel panel,
-                               const uint8_t* next) {
+template <class In>
+static inline void expand_int4(In in, int64_t begin, int64_t end, int group, Int8Panel panel, const uint8_t* next) {
     const int64_t bytes = group / 2 + 5;
-    p += begin / group * bytes, next += 16 * (begin / group) * bytes;
-    for (int64_t block = begin / group; block < end / group; block++, p += bytes, next += 16 * bytes) {
-        const f32v scale = as_float(gather_words(p, stride));
-        const f32v min = scale * to_float(gather_words(p + 4, stride) & set1_word(0xff));
+    in.skip(begin / group * bytes), next += 16 * (begin / group) * bytes;
+    for (int64_t block = begin / group; block < end / group; block++, in.skip(bytes), next += 16 * bytes) {
+        const f32v scale = as_float(in.word(0));
+        const f32v min = scale * to_float(in.byte(4));
         for (int i = 0; i < group / 32; i++) {
             const blocks::Sink<Int4Run> out{panel.q, panel.scale, panel.min, next + 256 * i};
-            blocks::nibbles32(p + 5 + 16 * i, stride, out, 0, blocks::as_is);
+            blocks::nibbles32(in, 5 + 16 * i, out, 0, blocks::as_is);
             out.scales(0, scale, min);
             panel.q += 512, panel.scale += 16, panel.min += 16;
         }
     }
 }
 
-template <class Block>
-static inline void expand_blocks(const uint8_t* p, int64_t stride, int64_t begin, int64_t end, Int8Panel panel, const uint8_t* next) {
+template <class Block, class In>
+static inline void expand_blocks(In in, int64_t begin, int64_t end, Int8Panel panel, const uint8_t* next) {
     blocks::Sink<Block> out{panel.q, panel.scale, panel.min, next + 16 * (begin / Block::columns) * Block::bytes};
-    p += begin / Block::columns * Block::bytes;
+    in.skip(begin / Block::columns * Block::bytes);
     for (int64_t block = begin / Block::columns; block < end / Block::columns; block++) {
-        Block::expand(p, stride, out);
-        p += Block::bytes, out.next += 16 * Block::bytes;
+        Block::expand(in, out);
+        in.skip(Block::bytes), out.next += 16 * Block::bytes;
         out.q += 16 * Block::columns, out.scale += 16 * Block::groups, out.min += 16 * Block::groups;
     }
 }
 
 // Columns begin … end - 1 of sixteen rows of a quantised matrix; false when the format is not known here.
-static inline bool expand_int8(const dl_matrix& m, int64_t begin, int64_t end, const uint8_t* p, int64_t stride, Int8Panel out,
-                               const uint8_t* next) {
+template <class In>
+static inline bool expand_int8(const dl_matrix& m, int64_t begin, int64_t end, const In& in, Int8Panel out, const uint8_t* next) {
     using namespace blocks;
     switch (m.format) {
-        case DL_INT4:
-            return expand_int4(p, stride, begin, end, m.group, out, next), true;
-#define DL_CASE(type) case DL_##type: return expand_blocks<type>(p, stride, begin, end, out, next), true
+        case DL_INT4: return expand_int4(in, begin, end, m.group, out, next), true;
+#define DL_CASE(type) case DL_##type: return expand_blocks<type>(in, begin, end, out, next), true
         DL_CASE(Q4_0); DL_CASE(Q4_1); DL_CASE(Q5_0); DL_CASE(Q5_1); DL_CASE(Q8_0);
         DL_CASE(Q2_K); DL_CASE(Q3_K); DL_CASE(Q4_K); DL_CASE(Q5_K); DL_CASE(Q6_K);
-        DL_CASE(IQ2_XXS); DL_CASE(IQ2_XS); DL_CASE(IQ2_S); DL_CASE(IQ3_XXS); DL_CASE(IQ3_S);
         DL_CASE(IQ4_NL); DL_CASE(IQ4_XS); DL_CASE(MXFP4); DL_CASE(NVFP4);
-#undef DL_CASE
-        default: return false;
+        default: break;
     }
+    if constexpr (In::BY_ROW) {
+        switch (m.format) {
+            DL_CASE(IQ2_XXS); DL_CASE(IQ2_XS); DL_CASE(IQ2_S); DL_CASE(IQ3_XXS); DL_CASE(IQ3_S);
+            default: break;
+        }
+    }
+#undef DL_CASE
+    return false;
 }
 
 // bf16 form: pairs of neighbouring columns, [columns / 2][16 rows][2], from rows of bf16. `columns` is even.

@@ -12,6 +12,8 @@ struct u32v {
 };
 static inline u32v load_words(const void* p) { return {_mm512_loadu_si512(p)}; }
 static inline void store_words(void* p, u32v a) { _mm512_storeu_si512(p, a.v); }
+static inline u32v load_shorts(const void* p) { return {_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p))}; }
+static inline u32v load_bytes(const void* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
 static inline u32v set1_word(uint32_t x) { return {_mm512_set1_epi32(int(x))}; }
 static inline u32v operator&(u32v a, u32v b) { return {_mm512_and_si512(a.v, b.v)}; }
 static inline u32v operator|(u32v a, u32v b) { return {_mm512_or_si512(a.v, b.v)}; }
@@ -59,6 +61,14 @@ static inline u32v load_words(const void* p) {
 }
 static inline void store_words(void* p, u32v x) {
     _mm256_storeu_si256((__m256i*)p, x.a), _mm256_storeu_si256((__m256i*)p + 1, x.b);
+}
+static inline u32v load_shorts(const void* p) {
+    const __m128i* half = (const __m128i*)p;
+    return {_mm256_cvtepu16_epi32(_mm_loadu_si128(half)), _mm256_cvtepu16_epi32(_mm_loadu_si128(half + 1))};
+}
+static inline u32v load_bytes(const void* p) {
+    const __m128i x = _mm_loadu_si128((const __m128i*)p);
+    return {_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))};
 }
 static inline u32v set1_word(uint32_t x) { return {_mm256_set1_epi32(int(x)), _mm256_set1_epi32(int(x))}; }
 static inline u32v operator&(u32v x, u32v y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
@@ -117,6 +127,16 @@ struct u32v {
 };
 static inline u32v load_words(const void* p) { return lanes_at<u32v>(p); }
 static inline void store_words(void* p, u32v a) { memcpy(p, &a.v, 64); }
+static inline u32v load_shorts(const void* p) {
+    uint16_t shorts __attribute__((vector_size(32)));
+    memcpy(&shorts, p, 32);
+    return {__builtin_convertvector(shorts, words16)};
+}
+static inline u32v load_bytes(const void* p) {
+    uint8_t bytes __attribute__((vector_size(16)));
+    memcpy(&bytes, p, 16);
+    return {__builtin_convertvector(bytes, words16)};
+}
 static inline u32v set1_word(uint32_t x) { return {x - words16{}}; }
 static inline u32v operator&(u32v a, u32v b) { return {a.v & b.v}; }
 static inline u32v operator|(u32v a, u32v b) { return {a.v | b.v}; }
@@ -168,10 +188,6 @@ static inline void store_bf16(uint16_t* p, f32v a) {
 #endif
 }
 
-static inline void transpose8(const uint8_t* p, int64_t stride, u32v* out) {
-    transpose4(p, stride, out);
-    transpose4(p + 16, stride, out + 4);
-}
 static inline u32v byte_of(u32v a, int index) { return (a >> (8 * index)) & set1_word(0xff); }
 // bits 0–7 as a signed number
 static inline u32v sign_extend_byte(u32v a) {

@@ -1,6 +1,9 @@
 // Linear layers, with the norm before them; embedding rows and the norm alone.
+#include <atomic>
+
 #include "norm.h"
 #include "products.h"
+#include "tiles.h"
 
 namespace dl {
 namespace {
@@ -15,9 +18,6 @@ struct Scratch {
 };
 
 }  // namespace
-
-Codebooks codebooks;
-
 }  // namespace dl
 
 using namespace dl;
@@ -49,7 +49,7 @@ extern "C" int dl_linear(const float* x, int64_t ldx, int64_t m, const float* no
     if (!memory) return DL_OUT_OF_MEMORY;
     carve(Carver(memory));
     const int64_t chunk = chunk_of(num_panels, threads * 8);
-    bool known = true;
+    std::atomic<bool> known{true};
 
 #pragma omp parallel num_threads(threads)
     {
@@ -120,18 +120,6 @@ extern "C" int dl_embed(const dl_matrix* matrix, const int64_t* ids, int64_t m, 
         if (!panel.expand_all()) return DL_UNSUPPORTED;
         const float* values = (const float*)memory;
         for (int64_t j = 0; j < columns; j++) out[i * columns + j] = values[16 * j];
-    }
-    return DL_OK;
-}
-
-extern "C" int dl_set_codebook(int format, const uint8_t* values) {
-    switch (format) {
-        case DL_IQ2_XXS: codebooks.iq2_xxs = values; break;
-        case DL_IQ2_XS: codebooks.iq2_xs = values; break;
-        case DL_IQ2_S: codebooks.iq2_s = values; break;
-        case DL_IQ3_XXS: codebooks.iq3_xxs = values; break;
-        case DL_IQ3_S: codebooks.iq3_s = values; break;
-        default: return DL_UNSUPPORTED;
     }
     return DL_OK;
 }

@@ -3,12 +3,14 @@
 // Tokens are brought together by expert, so that an expert's weights are read once however many tokens chose it. Three
 // passes: gate and up projections of every expert, then the inner activations made ready, then the down projections by
 // output rows, where each token's experts are added in ascending order, the shared one last.
+#include <atomic>
 #include <new>
 #include <utility>
 #include <vector>
 
 #include "norm.h"
 #include "products.h"
+#include "tiles.h"
 
 namespace dl {
 namespace {
@@ -257,7 +259,8 @@ int add_experts(const dl_moe& moe, float* x, int64_t m, int64_t hidden, int thre
     const int64_t output_panels = div_up(hidden, 16), output_chunk = chunk_of(output_panels, threads * 4);
     std::vector<Expert> experts;
     std::vector<Task> tasks;
-    bool known = true, enough_memory = true;
+    std::atomic<bool> known{true};
+    bool enough_memory = true;
 
 #pragma omp parallel num_threads(threads)
     {

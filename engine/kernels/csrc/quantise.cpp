@@ -132,6 +132,7 @@ bool to_int4(const f32v* values, int64_t num_blocks, uint8_t* out) {
         fits = fits && divisor < INFINITY;
         if (!divisor) divisor = 1.0f;
     }
+    if (!fits) return false;
     const f32v divisor = load(divisors), first = round_even(low / divisor);
     f32v x[VALUES];
     for (int k = 0; k < VALUES; k++) x[k] = values[k] / divisor;
@@ -147,7 +148,7 @@ bool to_int4(const f32v* values, int64_t num_blocks, uint8_t* out) {
     f32v pairs[VALUES / 2];
     for (int k = 0; k < VALUES / 2; k++) pairs[k] = fit.q[k] - first + (fit.q[k + VALUES / 2] - first) * set1(16.0f);
     store_bytes_of<4>(pairs, num_blocks, out, 5, INT4_BYTES);
-    return fits;
+    return true;
 }
 
 // Up to sixteen blocks; returns whether their weights can be quantised.

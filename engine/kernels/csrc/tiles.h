@@ -1,5 +1,8 @@
 // AMX's tile registers: each thread has to describe them before use. Nothing to do for other instruction sets.
 #pragma once
+#if defined(__AMXBF16__) && !defined(__AMX_BF16__)  // as older clangs call it
+#define __AMX_BF16__ 1
+#endif
 #if defined(__AMX_BF16__)
 #include <immintrin.h>
 

@@ -44,7 +44,7 @@ public:
     explicit Carver(uint8_t* memory) : base(memory) {}
     template <class T>
     T* take(int64_t count) {
-        T* here = (T*)(base + used);
+        T* here = (T*)(uintptr_t(base) + used);
         used += (count * int64_t(sizeof(T)) + 63) / 64 * 64;
         return here;
     }

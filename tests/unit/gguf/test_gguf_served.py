@@ -9,7 +9,9 @@ import torch
 from gguf import GGMLQuantizationType as Type
 
 from engine import load_engine
+from engine.config import Packing
 from engine.kernels.table import reference_kernels
+from engine.loading import load_model
 from engine.model.qwen3_next import Qwen3Next
 from engine.types import GenerationRequest, SamplingParams
 from engine.weights.checkpoint import open_checkpoint
@@ -23,6 +25,7 @@ from tests.support.engines import run
 from tests.support.gguf_files import Layout, converted, in_one_type, metadata, vocabulary
 from tests.support.tiny_text_model import tokenizer_json
 
+PACKINGS: tuple[Packing, ...] = ("auto", "on", "off")
 BF16 = Conversion(torch.bfloat16, torch.device("cpu"))
 TENSORS = {name: tensor.bfloat16() for name, tensor in random_tensors(CONFIG).items()}
 REQUEST = GenerationRequest("r", (3, 1, 4, 1, 5, 9, 2, 6), SamplingParams(max_tokens=24, seed=1, ignore_eos=True))
@@ -71,6 +74,24 @@ def test_from_a_quantised_file_to_text(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(ids) == 8
     assert max(ids) <= model.tokenizer.max_id  # rows of lm_head without a token are never drawn
     assert model.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize("type", [Type.Q8_0, Type.Q4_0])
+def test_packed_weights_give_the_same_tokens(tmp_path: Path, type: Type) -> None:
+    config = CONFIG | {"hidden_size": 64, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
+    config |= {"linear_value_head_dim": 8}
+    path = tmp_path / "m.gguf"
+    gguf_files.write(path, converted(random_tensors(config), config), metadata(config), in_one_type(type))
+    models = {
+        packing: load_model(open_checkpoint(path), torch.bfloat16, torch.device("cpu"), packing=packing)[0]
+        for packing in PACKINGS
+    }
+    packed = {packing: sum(matrix.packed for matrix in model.matrices) for packing, model in models.items()}
+    answers = {packing: run(model, [(0, REQUEST)])["r"] for packing, model in models.items()}
+    assert packed["off"] == 0 < packed["on"] == packed["auto"]
+    assert not models["on"].embedding.packed
+    assert len(answers["on"].token_ids) == 24
+    assert answers["on"] == answers["off"]
 
 
 def _tokenizer() -> str:
