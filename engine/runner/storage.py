@@ -1,5 +1,8 @@
 """The tensors behind blocks and slots: one paged KV or one set of state slots a layer."""
 
+import math
+import mmap
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -24,10 +27,16 @@ class Storage:
         kv_dtype: torch.dtype,
         device: torch.device,
     ) -> "Storage":
-        """Zeroed memory, states in fp32. On Linux the pages of a CPU tensor become real when first written."""
+        """Zeroed memory, states in fp32. On a CPU its pages become real when first written."""
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
+            if device.type != "cpu":
+                return torch.zeros(shape, dtype=dtype, device=device)
+            memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                with suppress(OSError):  # a system without large pages has small ones
+                    memory.madvise(mmap.MADV_HUGEPAGE)
+            return torch.frombuffer(memory, dtype=dtype).view(shape)
 
         kv_shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
         heads = (config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim)

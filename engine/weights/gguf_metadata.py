@@ -8,6 +8,7 @@ import sys
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from mmap import mmap
 from pathlib import Path
 from typing import TypeAlias
@@ -23,17 +24,26 @@ _CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q
 
 @dataclass(frozen=True, slots=True)
 class Strings:
-    """An array of strings as in the file, each its length and its bytes. A vocabulary is long and rarely wanted."""
+    """An array of strings as in the file, each its length and its bytes. A vocabulary is long and rarely wanted.
+
+    Attributes:
+        starts: where each string's length stands in `data`, and where the last string ends.
+    """
 
     data: bytes
-    count: int
+    starts: "array[int]"
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.data[self.starts[index] + _LENGTH.size : self.starts[index + 1]]
 
     def __iter__(self) -> Iterator[bytes]:
-        data, position, unpack = self.data, 0, _LENGTH.unpack_from
-        for _ in range(self.count):
-            start = position + _LENGTH.size
-            position = start + unpack(data, position)[0]
-            yield data[start:position]
+        data, size = self.data, _LENGTH.size
+        return (data[start + size : end] for start, end in pairwise(self.starts))
 
 
 Value: TypeAlias = "bool | int | float | str | Strings | array[int] | array[float]"
@@ -85,15 +95,18 @@ class Cursor:
         return raw
 
     def _strings(self, count: int) -> Strings:
-        start, position, end, unpack = self.position, self.position, self._end, _LENGTH.unpack_from
+        data, start, position, end = self._data, self.position, self.position, self._end
+        unpack, size = _LENGTH.unpack_from, _LENGTH.size
+        starts = array("Q", [0])
         try:
             for _ in range(count):
-                position += _LENGTH.size + unpack(self._data, position)[0]
+                position += size + unpack(data, position)[0]
                 if position > end:
                     raise self._cut_off()
+                starts.append(position - start)
         except struct.error:
             raise self._cut_off() from None
-        return Strings(self._take(position - start), count)
+        return Strings(self._take(position - start), starts)
 
     def _code(self, kind: int) -> str:
         if kind not in _CODES:

@@ -4,7 +4,6 @@ Knows the metadata's keys for texts and sampling; nothing of weights.
 """
 
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
 
 from engine import GgufMetadata, gguf_end_tokens, read_gguf_metadata
@@ -64,7 +63,6 @@ def _token_text(metadata: GgufMetadata, kind: str) -> str | None:
     if token_id is None:
         return None
     tokens = metadata.strings("tokenizer.ggml.tokens") or ()
-    token = next(islice(tokens, token_id, None), None) if token_id >= 0 else None
-    if token is not None:
-        return token.decode("utf-8", errors="replace")
+    if 0 <= token_id < len(tokens):
+        return tokens[token_id].decode("utf-8", errors="replace")
     raise LoadError(f"{metadata.path}: tokenizer.ggml.{kind}_token_id is {token_id}, which is no token; correct it")

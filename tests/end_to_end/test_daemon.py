@@ -121,13 +121,15 @@ def test_sigterm_under_load_finishes_what_runs_and_exits_with_zero() -> None:
         async with AsyncOpenAI(base_url=f"{daemon.url}/v1", api_key="x", max_retries=0) as client:
 
             async def one(i: int) -> str:
-                whole = await client.completions.create(model=MODEL, prompt=f"x = {i}", max_tokens=40, seed=i)
+                whole = await client.completions.create(
+                    model=MODEL, prompt=f"x = {i}", max_tokens=300, seed=i, extra_body={"ignore_eos": True}
+                )
                 return str(whole.choices[0].finish_reason)
 
             tasks = [asyncio.create_task(one(i)) for i in range(8)]
             await asyncio.to_thread(daemon.wait_until_running, 8)
             daemon.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.3)  # of the seconds that the answers take
             with pytest.raises(APIStatusError) as refused:
                 await one(9)
             assert refused.value.status_code == 503

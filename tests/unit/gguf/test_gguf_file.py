@@ -282,4 +282,4 @@ def test_a_real_vocabulary_is_read_quickly(real_vocabulary: Path) -> None:
     metadata = read_gguf(real_vocabulary).metadata
     assert time.process_time() - started < 0.5
     strings = metadata.strings("tokenizer.ggml.tokens"), metadata.strings("tokenizer.ggml.merges")
-    assert [found.count for found in strings if found] == [151_936, 151_387]
+    assert [len(found) for found in strings if found] == [151_936, 151_387]
