@@ -10,7 +10,7 @@ targets; after every line what is known so far is written as JSON.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,7 +23,7 @@ from benchmarks.limits import Demand, measure_limits
 from benchmarks.pairs import Decode, Prefill, Question, agreement, alternate
 from benchmarks.peers import MODULES, is_installed
 from benchmarks.report import Loading, Report, Row
-from benchmarks.starting import deltaloop_server, llama_server, read_into_page_cache
+from benchmarks.starting import Start, deltaloop_server, llama_server, read_into_page_cache
 from benchmarks.subjects import SubjectFailed, Worker
 from engine.runner.machine import available_memory_bytes, num_cores
 
@@ -111,24 +111,15 @@ def measure_starts(args: argparse.Namespace, files: Files) -> tuple[Row, Row, Lo
     read_into_page_cache(model)
     pairs = [tuple(server.start() for server in servers) for _ in range(args.pairs + 1)][1:]
     ours, theirs = zip(*pairs, strict=True)
-    ready = Row(
-        name="start to ready",
-        model=name,
-        peer=LLAMA_SERVER,
-        unit="s",
-        ours=[start.ready_seconds for start in ours],
-        theirs=[start.ready_seconds for start in theirs],
-        at_least=1.0,
-        aim=2.0,
-    )
-    token = Row(
-        name="start to a first token",
-        model=name,
-        peer=LLAMA_SERVER,
-        unit="s",
-        ours=[start.token_seconds for start in ours],
-        theirs=[start.token_seconds for start in theirs],
-    )
+
+    def row(
+        what: str, seconds: Callable[[Start], float], at_least: float | None = None, aim: float | None = None
+    ) -> Row:
+        our_seconds, their_seconds = ([seconds(start) for start in starts] for starts in (ours, theirs))
+        return Row(what, name, LLAMA_SERVER, "s", our_seconds, their_seconds, at_least=at_least, aim=aim)
+
+    ready = row("start to ready", lambda start: start.ready_seconds, at_least=1.0, aim=2.0)
+    token = row("start to a first token", lambda start: start.token_seconds)
     peaks, peer_peaks = [start.peak_bytes for start in ours], [start.peak_bytes for start in theirs]
     return ready, token, Loading(name, Demand.of(model).num_bytes, peaks, peer_peaks)
 

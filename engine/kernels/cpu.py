@@ -3,7 +3,6 @@
 Calls come from one thread, as the runner makes them: the library's threads and its scratch memory belong to that.
 """
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,15 +10,17 @@ import torch
 from torch import Tensor
 
 from engine.batch import PagedKV, RecurrentState, Span
-from engine.kernels.descriptors import Descriptors
+from engine.kernels.descriptors import Descriptors, addresses_of
 from engine.kernels.draws import DescribedDraws
 from engine.kernels.library import Library, check
 from engine.layers.attention import Attention
 from engine.layers.gated_delta_net import GatedDeltaNet
 from engine.layers.moe import Mlp, SparseMoe
 from engine.layers.rope import Rotation
+from engine.pages import untouched_zeros
 from engine.quant.formats import Format
 from engine.quant.matrix import Matrix
+from engine.quant.packing import head_bytes
 from engine.sampling.draw import Draw, Drawn, NoToken
 
 QUANTISED_BLOCK = 32  # of both formats that `quantise` makes
@@ -121,22 +122,21 @@ class CpuKernels:
     def quantise(self, matrix: Matrix, format: Format) -> Matrix:
         assert format.block == QUANTISED_BLOCK
         num_parts, num_blocks = len(matrix.parts), matrix.rows * matrix.columns // QUANTISED_BLOCK
-        out = torch.empty(num_parts, matrix.rows, format.row_bytes(matrix.columns), dtype=torch.uint8)
-        parts = (ctypes.c_void_p * num_parts)(*(part.data_ptr() for part in matrix.parts))
+        out = untouched_zeros((num_parts, matrix.rows, format.row_bytes(matrix.columns)), torch.uint8)
         code = self._library.quantise(
-            matrix.format.code, format.code, parts, num_parts, num_blocks, out.data_ptr(), self._threads
-        )
+            matrix.format.code, format.code, addresses_of(matrix.parts), num_parts, num_blocks, out.data_ptr(),
+            self._threads,
+        )  # fmt: skip
         check(code)
         return Matrix(format, matrix.rows, matrix.columns, tuple(out))
 
     def pack(self, matrix: Matrix, in_place: bool = False) -> Matrix:
         parts = matrix.parts
         if not in_place:
-            parts = tuple(torch.empty(len(parts), *parts[0].shape, dtype=torch.uint8))
+            parts = tuple(untouched_zeros((len(parts), *parts[0].shape), torch.uint8))
         assert all(part.data_ptr() == parts[0].data_ptr() + i * part.nbytes for i, part in enumerate(parts))
-        addresses = (ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in matrix.parts))
         code = self._library.pack(
-            matrix.format.code, matrix.format.block_bytes, addresses, len(parts), matrix.rows,
+            head_bytes(matrix.format), matrix.format.block_bytes, addresses_of(matrix.parts), len(parts), matrix.rows,
             matrix.format.row_bytes(matrix.columns), parts[0].data_ptr(), self._threads,
         )  # fmt: skip
         check(code)

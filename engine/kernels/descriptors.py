@@ -32,6 +32,11 @@ class Group:
     columns: int
 
 
+def addresses_of(tensors: Sequence[Tensor]) -> "ctypes.Array[ctypes.c_void_p]":
+    """Where the data of each begins."""
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
 class Descriptors:
     """One for each `CpuKernels`; `exact` as there."""
 
@@ -108,7 +113,7 @@ class Descriptors:
 
     def _pointers(self, parts: Sequence[Tensor], dtype: torch.dtype) -> int:
         assert all(part.dtype is dtype and part.is_contiguous() for part in parts)
-        return self._keep((ctypes.c_void_p * len(parts))(*(part.data_ptr() for part in parts)))
+        return self._keep(addresses_of(parts))
 
     def _moe(self, moe: SparseMoe) -> DlMoe:
         weights, experts, shared = moe.weights, moe.weights.experts, moe.weights.shared

@@ -33,7 +33,7 @@ class Packer(Protocol):
 
 def can_pack(matrix: Matrix) -> bool:
     """Whether the format has a packed form, and the rows are whole sixteens."""
-    return _head_bytes(matrix.format) is not None and matrix.rows % ROWS == 0 and not matrix.packed
+    return head_bytes(matrix.format) is not None and matrix.rows % ROWS == 0 and not matrix.packed
 
 
 def pack(matrix: Matrix) -> Matrix:
@@ -48,13 +48,14 @@ def _interleave(part: Tensor, format: Format) -> Tensor:
     return torch.cat(fields, dim=2).view(part.shape)
 
 
-def _head_bytes(format: Format) -> int | None:
+def head_bytes(format: Format) -> int | None:
+    """What a block has before its first whole word; None where the format has no packed form."""
     return 5 if format.code == INT4_CODE else HEAD_BYTES.get(format.name)
 
 
 def _fields(format: Format) -> Iterator[tuple[int, int]]:
     """The pieces of a block that stand together: where each starts and ends."""
-    head, start = _head_bytes(format), 0
+    head, start = head_bytes(format), 0
     assert head is not None
     for end in (min(head, WORD), head, *range(head + WORD, format.block_bytes, WORD), format.block_bytes):
         if end > start:

@@ -1,14 +1,12 @@
 """The tensors behind blocks and slots: one paged KV or one set of state slots a layer."""
 
-import math
-import mmap
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
 from engine.batch import LayerMemory, PagedKV, RecurrentState
 from engine.model.config import ModelConfig
+from engine.pages import untouched_zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +30,7 @@ class Storage:
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             if device.type != "cpu":
                 return torch.zeros(shape, dtype=dtype, device=device)
-            memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                with suppress(OSError):  # a system without large pages has small ones
-                    memory.madvise(mmap.MADV_HUGEPAGE)
-            return torch.frombuffer(memory, dtype=dtype).view(shape)
+            return untouched_zeros(shape, dtype)
 
         kv_shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
         heads = (config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim)

@@ -1,4 +1,8 @@
-"""`Conversion`: what becomes of dense matrices as they are loaded. As a rule nothing: they stay in the file's bytes."""
+"""`Conversion`: what becomes of matrices as they are loaded.
+
+Dense ones stay in the file's bytes unless the settings say otherwise; of quantised ones the bytes change places where
+that makes them faster to read.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +38,7 @@ QUANTISED: dict[Quantization, dict[Role, Format]] = {
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """How to hold dense weights.
+    """How to hold weights.
 
     Attributes:
         dtype: float32 turns 16-bit matrices into F32, bfloat16 turns F32 ones into BF16; a router stays exact.
@@ -52,7 +56,7 @@ class Conversion:
     pack: Packer | None = None
 
     def matrix(self, stack: Matrix, role: Role) -> Matrix:
-        """A stack as it is to be held: itself where nothing changes, as with all that is quantised already.
+        """A stack as it is to be held: itself where nothing changes. What is quantised already is packed at most.
 
         Raises:
             ValueError: it cannot be quantised.

@@ -136,10 +136,10 @@ int dl_quantise(int from, int to, const uint8_t* const* parts, int64_t num_parts
                 int threads);
 
 // Interleave the blocks of each sixteen rows, to be read without rearranging: first all rows' first words, then all their
-// second ones and so on, and likewise what a block has beside whole words. `rows` is a multiple of 16. parts: `num_parts`
-// matrices of a block type; out: theirs, one matrix after the other, which may be where the parts are already.
-// DL_UNSUPPORTED: this format is not packed.
-int dl_pack(int format, int block_bytes, const uint8_t* const* parts, int64_t num_parts, int64_t rows, int64_t row_bytes,
+// second ones and so on, and likewise what a block has beside whole words: `head` bytes before the first one, and a rest
+// after the last. `rows` is a multiple of 16. parts: `num_parts` matrices of a block type; out: theirs, one matrix after
+// the other, which may be where the parts are already.
+int dl_pack(int head, int block_bytes, const uint8_t* const* parts, int64_t num_parts, int64_t rows, int64_t row_bytes,
             uint8_t* out, int threads);
 }
 #pragma GCC visibility pop

@@ -2,8 +2,8 @@
 //
 // INT8 form: weight = scale * q - min, with q in 0 … 255, scale and min for each row and group of 16 or 32 columns.
 // q lies as [columns / 4][16 rows][4], the operand order of the 8-bit dot products; scale and min as [groups][16 rows].
-// Rows lie `stride` bytes apart. `next` is where the following panel starts: its bytes are prefetched on the way, or
-// one core alone could not keep the memory busy.
+// The bytes come from `FileRows` or `PackedRows`. `next` is where the following panel starts: its bytes are prefetched
+// on the way, or one core alone could not keep the memory busy.
 #pragma once
 #include "common.h"
 #include "lanes.h"

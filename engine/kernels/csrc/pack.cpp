@@ -2,24 +2,8 @@
 #include "common.h"
 #include "lanes.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace dl {
 namespace {
-
-// What a block has before its first whole word; a rest follows its last one. Negative: a format that is not packed.
-int head_bytes(int format) {
-    switch (format) {
-        case DL_INT4: return 5;
-        case DL_MXFP4: return 1;
-        case DL_Q4_0: case DL_Q5_0: case DL_Q8_0: case DL_IQ4_NL: return 2;
-        case DL_Q4_1: case DL_Q5_1: case DL_Q2_K: case DL_Q3_K: case DL_Q4_K: case DL_Q5_K: case DL_Q6_K: case DL_IQ4_XS:
-        case DL_NVFP4: return 0;
-        default: return -1;
-    }
-}
 
 // Bytes at … at + size - 1 of sixteen rows, one row after the other.
 void interleave(const uint8_t* rows, int64_t stride, int at, int size, uint8_t* out) {
@@ -39,24 +23,13 @@ void pack_block(const uint8_t* rows, int64_t stride, int head, int bytes, uint8_
     if (at < bytes) interleave(rows, stride, at, bytes - at, out);
 }
 
-// Ask for large pages: the processor finds its way through them with less effort. `memory` has not been touched yet.
-void want_large_pages([[maybe_unused]] uint8_t* memory, [[maybe_unused]] int64_t bytes) {
-#if defined(__linux__)
-    const uintptr_t page = 4096, start = (uintptr_t(memory) + page - 1) / page * page, end = (uintptr_t(memory) + bytes) / page * page;
-    if (end > start) madvise((void*)start, end - start, MADV_HUGEPAGE);  // where it fails, small ones serve
-#endif
-}
-
 }  // namespace
 }  // namespace dl
 
-extern "C" int dl_pack(int format, int block_bytes, const uint8_t* const* parts, int64_t num_parts, int64_t rows, int64_t row_bytes,
+extern "C" int dl_pack(int head, int block_bytes, const uint8_t* const* parts, int64_t num_parts, int64_t rows, int64_t row_bytes,
                        uint8_t* out, int threads) {
     using namespace dl;
-    const int head = head_bytes(format);
-    if (head < 0) return DL_UNSUPPORTED;
     const int64_t panels = rows / 16;
-    want_large_pages(out, num_parts * rows * row_bytes);
     uint8_t* copies = Workspace::need(threads * round_up(16 * row_bytes, 64));
     if (!copies) return DL_OUT_OF_MEMORY;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
