@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def _token_ids(model: Path, text: Path, num_tokens: int) -> list[int]:
-    tokenizer = Tokenizer.from_json(read_files(model).tokenizer_json)
+    tokenizer = Tokenizer(read_files(model).tokenizer)
     return tokenizer.encode(text.read_text(), parse_special=False)[:num_tokens]
 
 

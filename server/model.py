@@ -65,7 +65,7 @@ def served_model(files: ModelFiles, names: tuple[str, ...]) -> ServedModel:
         template = ChatTemplate(files.chat_template, bos_token=files.bos_token, eos_token=files.eos_token)
     return ServedModel(
         names=names,
-        tokenizer=Tokenizer.from_json(files.tokenizer_json),
+        tokenizer=Tokenizer(files.tokenizer),
         template=template,
         defaults=files.generation_defaults,
         created=int(time.time()),

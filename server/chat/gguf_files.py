@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine import GgufMetadata, gguf_end_tokens, read_gguf_metadata
 from engine.errors import LoadError
-from server.chat.gguf_tokenizer import gguf_tokenizer_json
+from server.chat.gguf_tokenizer import gguf_tokenizer
 from server.chat.model_files import GenerationDefaults, ModelFiles, check_ranges
 
 _CODER_CALL = "<function="  # how Qwen3-Coder writes a tool call, and nobody else of its family
@@ -18,7 +18,7 @@ def read_gguf_files(path: Path) -> ModelFiles:
     """Read the texts of the model in the file. Raises `LoadError` where one is missing or broken."""
     metadata = read_gguf_metadata(path)
     return ModelFiles(
-        tokenizer_json=gguf_tokenizer_json(metadata),
+        tokenizer=gguf_tokenizer(metadata),
         chat_template=_chat_template(metadata),
         generation_defaults=_generation_defaults(metadata),
         eos_token=_token_text(metadata, "eos"),

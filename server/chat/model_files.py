@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from engine.errors import LoadError, RequestError
 from engine.types import SamplingParams
 
@@ -32,12 +34,12 @@ class ModelFiles:
     """The texts of a model, read and checked.
 
     Attributes:
-        tokenizer_json: the whole tokenizer definition.
+        tokenizer: as it is defined; `server.chat.tokenizer` has how it is used.
         chat_template: Jinja source; None when the model brings none, and then only plain completions work.
         bos_token, eos_token, pad_token: their texts, None when the model has no such token.
     """
 
-    tokenizer_json: str
+    tokenizer: tokenizers.Tokenizer
     chat_template: str | None = None
     generation_defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     eos_token: str | None = None
@@ -62,13 +64,20 @@ def read_model_files(folder: Path) -> ModelFiles:
         raise LoadError(f"{folder} has no tokenizer.json: download the model again, with its tokenizer files")
     tokenizer_config = _read_object(folder / "tokenizer_config.json")
     return ModelFiles(
-        tokenizer_json=tokenizer_json,
+        tokenizer=_parse_tokenizer(folder / "tokenizer.json", tokenizer_json),
         chat_template=_find_chat_template(folder, tokenizer_config),
         generation_defaults=_read_generation_defaults(folder),
         eos_token=_token_text(tokenizer_config, "eos_token"),
         pad_token=_token_text(tokenizer_config, "pad_token"),
         bos_token=_token_text(tokenizer_config, "bos_token"),
     )
+
+
+def _parse_tokenizer(path: Path, tokenizer_json: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # the library raises nothing narrower
+        raise LoadError(f"{path} defines no tokenizer ({error}): download it again") from error
 
 
 def _find_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:

@@ -19,19 +19,23 @@ Tools: {{ tools | map(attribute='function') | map(attribute='name') | join(', ')
 {% endif %}"""
 
 
-def tokenizer_json() -> str:
+def tokenizer() -> tokenizers.Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS])
     inner.add_tokens([AddedToken(text, special=False, normalized=False) for text in MARKS])
-    return inner.to_str()
+    return inner
+
+
+def tokenizer_json() -> str:
+    return tokenizer().to_str()
 
 
 def tiny_files(**defaults: object) -> ModelFiles:
     return ModelFiles(
-        tokenizer_json=tokenizer_json(),
+        tokenizer=tokenizer(),
         chat_template=TEMPLATE,
         generation_defaults=GenerationDefaults(**defaults),  # type: ignore[arg-type]
         eos_token="<|im_end|>",
@@ -47,7 +51,7 @@ def write_tiny_model(folder: str) -> None:
     """The files of the model, as `read_model_files` looks for them."""
     files = tiny_files()
     contents = {
-        "tokenizer.json": files.tokenizer_json,
+        "tokenizer.json": files.tokenizer.to_str(),
         "chat_template.jinja": TEMPLATE,
         "tokenizer_config.json": json.dumps({"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}),
     }

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from server.chat.template import ChatTemplate
 from server.chat.tokenizer import Tokenizer
@@ -21,7 +22,7 @@ def tokenizer_json() -> str:
 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_json: str) -> Tokenizer:
-    return Tokenizer.from_json(tokenizer_json)
+    return Tokenizer(tokenizers.Tokenizer.from_str(tokenizer_json))
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,13 @@ import pytest
 
 from engine.errors import LoadError
 from server.chat.model_files import GenerationDefaults, read_model_files
+from tests.support.tiny_text_model import tokenizer_json
+
+TOKENIZER = json.loads(tokenizer_json())
 
 
 def write(folder: Path, **files: Any) -> Path:
-    files = {"tokenizer": {"model": {}}, **files}
+    files = {"tokenizer": TOKENIZER, **files}
     for name, content in files.items():
         if content is not None:
             (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -39,7 +42,7 @@ def test_reads_a_whole_folder(tmp_path: Path) -> None:
 
     files = read_model_files(tmp_path)
 
-    assert json.loads(files.tokenizer_json) == {"model": {}}
+    assert json.loads(files.tokenizer.to_str()) == TOKENIZER
     assert files.chat_template == "{{ messages }} é"
     assert (files.eos_token, files.pad_token, files.bos_token) == ("<|im_end|>", "<|endoftext|>", None)
     assert files.generation_defaults == GenerationDefaults(
@@ -95,6 +98,7 @@ def test_end_tokens_may_be_named_in_the_config_only(tmp_path: Path) -> None:
     ("files", "says"),
     [
         ({"tokenizer": None}, "has no tokenizer.json"),
+        ({"tokenizer": {}}, "tokenizer.json defines no tokenizer"),
         ({"generation_config": {"top_p": "0.9"}}, r"generation_config.json: top_p is '0.9'"),
         ({"generation_config": {"top_p": 7}}, r"generation_config.json: top_p is 7"),
         ({"generation_config": {"max_new_tokens": 0}}, r"generation_config.json: max_tokens is 0"),

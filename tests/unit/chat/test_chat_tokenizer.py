@@ -44,7 +44,7 @@ def reference(tokenizer_json: str) -> tokenizers.Tokenizer:
 @pytest.fixture
 def fresh(tokenizer_json: str) -> tuple[Tokenizer, list[str]]:
     """A tokenizer with an empty cache, and the list of what it really encodes."""
-    tokenizer = Tokenizer.from_json(tokenizer_json)
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(tokenizer_json))
     encoded: list[str] = []
     encode = tokenizer._encode_plain
 
@@ -167,11 +167,9 @@ def test_every_byte_has_a_token(tokenizer: Tokenizer) -> None:
 
 
 def test_what_is_no_tokenizer_is_refused() -> None:
-    with pytest.raises(LoadError, match=r"tokenizer.json cannot be read"):
-        Tokenizer.from_json("{}")
     with pytest.raises(LoadError, match="not a byte-level BPE"):
         Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()))
     odd = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={"日": 0}, merges=[]))
     odd.decoder = tokenizers.decoders.ByteLevel()
-    with pytest.raises(LoadError, match="0 is not in the byte-level alphabet"):
+    with pytest.raises(LoadError, match="not in the byte-level alphabet"):
         Tokenizer(odd)
