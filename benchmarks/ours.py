@@ -20,6 +20,8 @@ class Deltaloop:
         gap = EngineConfig(model).max_inter_token_gap_seconds if max_inter_token_gap is None else max_inter_token_gap
         config = EngineConfig(model, max_num_seqs=MAX_STREAMS, threads=threads, max_inter_token_gap_seconds=gap)
         self._engine = load_engine(config)
+        for _ in self._engine.spare_work or ():  # a server does this while nobody asks
+            pass
         self._loop = asyncio.new_event_loop()
         self._loop.run_until_complete(self._engine.start())
         atexit.register(lambda: self._loop.run_until_complete(self._engine.close()))

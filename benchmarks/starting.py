@@ -24,7 +24,7 @@ class Start:
     Attributes:
         ready_seconds: from its start to the first request that it answers.
         token_seconds: from its start to the end of the first answer, of one token.
-        peak_bytes: the most it had in memory until it was ready, mapped files included.
+        peak_bytes: the most it had in memory until it came to rest after that, mapped files included.
     """
 
     ready_seconds: float
@@ -55,9 +55,10 @@ class Server:
             with httpx.Client(base_url=url, timeout=READY_TIMEOUT_SECONDS) as client:
                 self._wait(client, process)
                 ready = time.perf_counter() - started
-                peak = _peak_bytes(process.pid)
                 client.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 1}).raise_for_status()
                 token = time.perf_counter() - started
+                _wait_for_rest(process.pid)
+                peak = _peak_bytes(process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -92,6 +93,20 @@ def read_into_page_cache(path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         while file.read(CHUNK_BYTES):
             pass
+
+
+def _wait_for_rest(pid: int) -> None:
+    """Until it has taken less than a tenth of a second's processor time, for one second."""
+    before = 0.0
+    while (now := _cpu_seconds(pid)) > before + 0.1:
+        before = now
+        time.sleep(1.0)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """What the process has taken of all processors."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _peak_bytes(pid: int) -> int:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from engine.client import EngineHealth, EngineInfo, EngineStats, StepStats, TokenStream
@@ -35,8 +35,11 @@ class AsyncEngine:
         info: EngineInfo,
         max_num_queued_reqs: int = 1024,
         max_num_queued_tokens: int | None = None,
+        spare_work: Iterator[int] | None = None,
     ) -> None:
+        """`spare_work` is done on the worker, a short piece at a time, while nobody waits for a next token."""
         self.info = info
+        self.spare_work = spare_work
         self._core = core
         self._executor = executor
         self._max_num_queued_reqs = max_num_queued_reqs
@@ -65,13 +68,16 @@ class AsyncEngine:
         try:
             while True:
                 plan = self._core.schedule()
-                if plan is None:
+                if plan is not None:
+                    await self._step(plan)
+                else:
                     self._idle.set()
+                if self.spare_work is not None and (plan is None or not plan.num_continued):
+                    await self._do_spare_work(self.spare_work)
+                elif plan is None:
                     self._work.clear()
                     await self._work.wait()
                     self._idle.clear()
-                    continue
-                await self._step(plan)
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -79,6 +85,15 @@ class AsyncEngine:
             self._failure = "the engine stopped because of a fault of its own; its log has the details"
             self._fail_everything()
             self._idle.set()
+
+    async def _do_spare_work(self, pieces: Iterator[int]) -> None:
+        try:
+            piece = await asyncio.get_running_loop().run_in_executor(self._worker, next, pieces, None)
+        except Exception:
+            logger.exception("work that was done while nobody waited failed; the rest of it is left undone")
+            piece = None
+        if piece is None:
+            self.spare_work = None
 
     async def _step(self, plan: StepPlan) -> None:
         self._step_started = time.monotonic()
@@ -117,7 +132,7 @@ class AsyncEngine:
         told, self._num_preemptions_told = self._num_preemptions_told, self._core.scheduler.num_preemptions
         return StepStats(
             num_tokens=num_tokens,
-            num_prompt_tokens=num_tokens - sum(1 for s in plan.sequences if s.sample and s.sample.position),
+            num_prompt_tokens=num_tokens - plan.num_continued,
             num_generated_tokens=sum(len(r.token_ids) for r in result.sequences),
             num_preemptions=self._num_preemptions_told - told,
             seconds=result.seconds,

@@ -22,8 +22,8 @@ class EngineConfig:
         device, dtype: "auto" takes CUDA when there is one, and the dtype the checkpoint names.
         quantization: what to make of dense weights while they are read. int8 is Q8_0; int4 has 4 bits for the routed
             experts and Q8_0 for the rest. Embedding and router stay as they are.
-        packing: whether quantised weights are rearranged for faster reading, in memory; else they stay mapped from
-            their file. "auto" does where memory can hold them. The tokens are the same.
+        packing: whether quantised weights are rearranged for faster reading, in memory, while nobody waits; else they
+            stay mapped from their file. "auto" does where memory can hold them. The tokens are the same.
         max_model_len: most tokens of one sequence, prompt and answer.
         max_num_seqs: most sequences that run at once; each takes a state slot.
         max_num_batched_tokens: most tokens computed in one step.

@@ -17,6 +17,7 @@ from engine.model.qwen3_next import Qwen3Next
 from engine.quant.matrix import total_bytes
 from engine.runner.machine import available_memory_bytes, num_cores
 from engine.runner.memory import MemoryNeeds, MemoryPlan, plan_memory
+from engine.runner.packing import pack_mapped
 from engine.runner.runner import Runner
 from engine.runner.storage import Storage
 from engine.weights.checkpoint import Checkpoint, open_checkpoint
@@ -30,7 +31,7 @@ LoadProgress = Callable[[int, int], None]  # bytes read so far, bytes of the fil
 DEFAULT_NUM_BATCHED_TOKENS = 2048
 CPU_CACHE_SHARE = 0.5  # of the memory that the weights leave
 CROWDED_CACHE_SHARE = 0.125  # of all of it, where weights leave less: then parts of them are read from disk as needed
-PACKING_SPARE_BYTES = 2 << 30  # beside packed weights, for what else the engine needs
+PACKING_SPARE_BYTES = 2 << 30  # must be left beside packed weights, for what else the engine needs
 SERVED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -50,6 +51,11 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     kv_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
     available_bytes = available_memory_bytes()  # now: later it would count mapped weights as memory to be had
     model, num_weight_bytes = load_model(checkpoint, dtype, device, config.quantization, progress, config.packing)
+    if config.packing == "on" and model.kernels.repack is None:
+        logger.warning("packing is for compiled CPU kernels: with %s, weights stay as they are", model.kernels.name)
+    packs = config.packing == "on" or (
+        config.packing == "auto" and checkpoint.num_bytes + PACKING_SPARE_BYTES < available_bytes
+    )
     budget_bytes = config.kv_cache_memory_bytes or _budget_bytes(config, device, available_bytes, num_weight_bytes)
     memory = _plan(config, model_config, kv_dtype, budget_bytes, num_weight_bytes)
     storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, memory.num_slots, kv_dtype, device)
@@ -57,7 +63,12 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     limits = _limits(config, model_config, memory)
     info = _info(config, limits, model_config, memory, dtype, kv_dtype, device)
     return AsyncEngine(
-        EngineCore(limits, config.seed), runner, info, config.max_num_queued_reqs, config.max_num_queued_tokens
+        EngineCore(limits, config.seed),
+        runner,
+        info,
+        config.max_num_queued_reqs,
+        config.max_num_queued_tokens,
+        spare_work=pack_mapped(model) if packs else None,
     )
 
 
@@ -71,7 +82,8 @@ def load_model(
 ) -> tuple[Qwen3Next, int]:
     """The model with its weights, and how many bytes its matrices take.
 
-    On a CPU what is not packed stays mapped. It is read once before this returns, unless memory cannot hold it.
+    On a CPU what is not converted stays mapped. It is read once before this returns, unless memory cannot hold it. With
+    `packing` other than "off", what is converted is packed.
     """
     available_bytes = available_memory_bytes()
     done, total = 0, checkpoint.num_bytes
@@ -83,8 +95,8 @@ def load_model(
             progress(done, total)
 
     kernels = choose_kernels(device, dtype, torch.get_num_threads())
-    packs = packing == "on" or (packing == "auto" and total + PACKING_SPARE_BYTES < available_bytes)
-    conversion = Conversion(dtype, device, quantization, kernels.quantise, kernels.pack if packs else None)
+    pack = None if packing == "off" else kernels.pack
+    conversion = Conversion(dtype, device, quantization, kernels.quantise, pack)
     source = checkpoint.weights(conversion, report)
     model = Qwen3Next.load(checkpoint.config, source, kernels)
     num_bytes = total_bytes(model.matrices)

@@ -66,6 +66,11 @@ class StepPlan:
     def num_tokens(self) -> int:
         return sum(len(s.token_ids) for s in self.sequences)
 
+    @property
+    def num_continued(self) -> int:
+        """How many sequences go on with their answer: for a next token somebody waits already."""
+        return sum(1 for s in self.sequences if s.sample and s.sample.position)
+
 
 @dataclass(frozen=True, slots=True)
 class SequenceResult:

@@ -67,4 +67,5 @@ def cpu_kernels(library: Library, name: str, threads: int, exact: bool) -> Kerne
         sample=cpu.sample,
         quantise=cpu.quantise,
         pack=cpu.pack,
+        repack=cpu.repack,
     )

@@ -130,17 +130,24 @@ class CpuKernels:
         check(code)
         return Matrix(format, matrix.rows, matrix.columns, tuple(out))
 
-    def pack(self, matrix: Matrix, in_place: bool = False) -> Matrix:
+    def pack(self, matrix: Matrix) -> Matrix:
         parts = matrix.parts
-        if not in_place:
-            parts = tuple(untouched_zeros((len(parts), *parts[0].shape), torch.uint8))
         assert all(part.data_ptr() == parts[0].data_ptr() + i * part.nbytes for i, part in enumerate(parts))
+        self._pack(matrix, parts[0].data_ptr())
+        return replace(matrix, packed=True)
+
+    def repack(self, matrix: Matrix) -> None:
+        """Compute with a packed copy from now on. The matrix stays as it is, but these kernels read it no more."""
+        copy = untouched_zeros((len(matrix.parts), *matrix.parts[0].shape), torch.uint8)
+        self._pack(matrix, copy.data_ptr())
+        self._describe.replace(matrix, replace(matrix, parts=tuple(copy), packed=True))
+
+    def _pack(self, matrix: Matrix, out: int) -> None:
         code = self._library.pack(
-            head_bytes(matrix.format), matrix.format.block_bytes, addresses_of(matrix.parts), len(parts), matrix.rows,
-            matrix.format.row_bytes(matrix.columns), parts[0].data_ptr(), self._threads,
+            head_bytes(matrix.format), matrix.format.block_bytes, addresses_of(matrix.parts), len(matrix.parts),
+            matrix.rows, matrix.format.row_bytes(matrix.columns), out, self._threads,
         )  # fmt: skip
         check(code)
-        return replace(matrix, parts=parts, packed=True)
 
     def sample(self, logits: Tensor, draws: Sequence[Draw], num_used_tokens: int) -> Sequence[Drawn | NoToken]:
         rows, vocab = logits.shape

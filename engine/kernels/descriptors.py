@@ -45,6 +45,7 @@ class Descriptors:
         self._exact = exact
         self._addresses: dict[object, int] = {}
         self._groups: dict[tuple[Matrix, ...], Group] = {}
+        self._replaced: dict[Matrix, Matrix] = {}
         self._kept: list[object] = []
         self._spans: Sequence[Span] = ()
         self._span_array = (DlSpan * 0)()
@@ -52,7 +53,17 @@ class Descriptors:
     def matrix(self, matrix: Matrix, exact: bool = False) -> int:
         """The address of a `dl_matrix`; with `exact` it meets fp32 inputs in any case."""
         key = (matrix, exact)
-        return self._addresses.get(key) or self._add(key, self._matrix(matrix, exact or self._exact))
+        known = self._addresses.get(key)
+        return known or self._add(key, self._matrix(self._replaced.get(matrix, matrix), exact or self._exact))
+
+    def replace(self, matrix: Matrix, packed: Matrix) -> None:
+        """Whoever asked for `matrix`, or will, computes with `packed`, which is kept."""
+        self._replaced[matrix] = packed
+        for exact in (False, True):
+            address = self._addresses.get((matrix, exact))
+            if address is not None:
+                known = DlMatrix.from_address(address)
+                known.parts, known.packed = self._pointers(packed.parts, torch.uint8), True
 
     def group(self, matrices: Sequence[Matrix]) -> Group:
         """What `dl_linear` wants to know of some matrices."""

@@ -19,7 +19,6 @@ from engine.layers.moe import Mlp, SparseMoe
 from engine.layers.rope import Rotation
 from engine.quant.formats import Format
 from engine.quant.matrix import Matrix
-from engine.quant.packing import Packer
 from engine.quant.quantise import quantise
 from engine.sampling.draw import Draw, Drawn, NoToken
 
@@ -43,7 +42,8 @@ class Kernels:
     add_mlp: Callable[[Tensor, Mlp], Tensor]
     sample: Callable[[Tensor, Sequence[Draw], int], Sequence[Drawn | NoToken]]  # logits; third: num_used_tokens
     quantise: Callable[[Matrix, Format], Matrix]
-    pack: Packer | None  # for faster reading; None: these kernels take weights as files have them
+    pack: Callable[[Matrix], Matrix] | None  # where it is, its parts one after the other; None: nothing is packed
+    repack: Callable[[Matrix], None] | None  # a copy, with which the kernels compute from now on
 
 
 def reference_kernels() -> Kernels:
@@ -61,4 +61,5 @@ def reference_kernels() -> Kernels:
         sample=sample,
         quantise=quantise,
         pack=None,
+        repack=None,
     )

@@ -8,7 +8,6 @@ at byte 16 * i of the packed ones.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,12 +22,6 @@ HEAD_BYTES = {  # by format; INT4's is 5
     "MXFP4": 1, "Q4_0": 2, "Q5_0": 2, "Q8_0": 2, "IQ4_NL": 2,
     "Q4_1": 0, "Q5_1": 0, "Q2_K": 0, "Q3_K": 0, "Q4_K": 0, "Q5_K": 0, "Q6_K": 0, "IQ4_XS": 0, "NVFP4": 0,
 }  # fmt: skip
-
-
-class Packer(Protocol):
-    """Packs a matrix that can be packed: into new memory, or where it is, all its parts one after the other."""
-
-    def __call__(self, matrix: Matrix, in_place: bool = False) -> Matrix: ...
 
 
 def can_pack(matrix: Matrix) -> bool:

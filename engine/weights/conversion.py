@@ -1,8 +1,4 @@
-"""`Conversion`: what becomes of matrices as they are loaded.
-
-Dense ones stay in the file's bytes unless the settings say otherwise; of quantised ones the bytes change places where
-that makes them faster to read.
-"""
+"""`Conversion`: what becomes of matrices as they are loaded. As a rule nothing: they stay in the file's bytes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +9,9 @@ import torch
 from engine.config import Quantization
 from engine.quant.formats import BF16, DENSE, F32, Format, int4_format
 from engine.quant.matrix import DENSE_DTYPES, Matrix, dense_matrix
-from engine.quant.packing import Packer, can_pack
+from engine.quant.packing import can_pack
 from engine.quant.quantise import Q8_0, quantise
-from engine.weights.mapped import forget, read_soon
+from engine.weights.mapped import read_soon
 
 
 class Role(Enum):
@@ -45,31 +41,26 @@ class Conversion:
         device: where all weights go.
         quantization: what to quantise matrices to, but for rows that are no whole number of blocks.
         quantise: who does that; contract at the reference.
-        pack: what rearranges all that can be packed, but for an embedding, whose rows are read one by one; None leaves
-            it as it is. What is packed is in memory, no longer in the mapped file.
+        pack: what packs, where it is, all that can be packed and is made while loading; None leaves it as it is.
     """
 
     dtype: torch.dtype
     device: torch.device
     quantization: Quantization = "none"
     quantise: Callable[[Matrix, Format], Matrix] = quantise
-    pack: Packer | None = None
+    pack: Callable[[Matrix], Matrix] | None = None
 
-    def matrix(self, stack: Matrix, role: Role) -> Matrix:
-        """A stack as it is to be held: itself where nothing changes. What is quantised already is packed at most.
+    def matrix(self, stack: Matrix, role: Role, is_mapped: bool = True) -> Matrix:
+        """A stack as it is to be held: itself where nothing changes. What is quantised already is packed at most, and
+        only where its bytes are no file's.
 
         Raises:
             ValueError: it cannot be quantised.
         """
         held = self._converted(stack, role)
-        if self.pack is None or role is Role.EMBEDDING or not can_pack(held):
-            return held
-        if held is not stack:
-            return self.pack(held, in_place=True)
-        read_soon(stack.parts)
-        packed = self.pack(stack)
-        forget(stack.parts)
-        return packed
+        if self.pack and can_pack(held) and not (is_mapped and held is stack):
+            return self.pack(held)
+        return held
 
     def _converted(self, stack: Matrix, role: Role) -> Matrix:
         format = self._format(stack, role)

@@ -56,11 +56,11 @@ class Modules:
     def held(self, stack: Matrix, names: Sequence[str], role: Role) -> Matrix:
         """A stack as it is to be held; `names` are for errors."""
         try:
-            held = self.conversion.matrix(stack, role)
+            held = self.conversion.matrix(stack, role, is_mapped=stack.format.code != INT4_CODE)
         except ValueError as error:
             named = names[0] if len(names) == 1 else f"{names[0]} or one of those up to {names[-1]}"
             raise LoadError(f"{self.inventory.source}: {named}: {error}") from None
-        if held is not stack:
+        if held is not stack and stack.format.code != INT4_CODE:  # whose bytes were told as they were made
             self.report(stack.num_bytes)
         return held
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -30,6 +30,7 @@ async def engine_of(
     before_step: Hook = no_hook,
     max_num_queued_reqs: int = 1024,
     max_num_queued_tokens: int | None = None,
+    spare_work: Iterator[int] | None = None,
     start: bool = True,
 ) -> AsyncIterator[AsyncEngine]:
     sizes = sizes or limits()
@@ -46,7 +47,8 @@ async def engine_of(
         dtype="hashes",
     )
     model = HashModel(sizes.num_blocks, sizes.block_size, sizes.num_slots, before_step=before_step)
-    engine = AsyncEngine(EngineCore(sizes, seed=SEED), model, info, max_num_queued_reqs, max_num_queued_tokens)
+    core = EngineCore(sizes, seed=SEED)
+    engine = AsyncEngine(core, model, info, max_num_queued_reqs, max_num_queued_tokens, spare_work)
     if start:
         await engine.start()
     try:
@@ -573,3 +575,81 @@ def test_a_listener_that_fails_does_not_stop_the_engine() -> None:
             assert await collect(engine.submit(a_request(1))) == expected(a_request(1))
 
     run_async(test())
+
+
+# --- spare work -----------------------------------------------------------------------------------------------------
+
+
+def test_spare_work_is_done_while_nobody_asks() -> None:
+    async def test() -> None:
+        async with engine_of(spare_work=iter(range(5))) as engine:
+            await until(lambda: engine.spare_work is None)
+            assert await collect(engine.submit(a_request(1))) == expected(a_request(1))
+
+    run_async(test())
+
+
+def test_a_request_waits_for_one_piece_of_spare_work_at_most() -> None:
+    at_work, opened = threading.Event(), threading.Event()
+    pieces: list[int] = []
+    seen: list[int] = []
+
+    def slowly() -> Iterator[int]:
+        for piece in range(3):
+            at_work.set()
+            assert opened.wait(30)
+            pieces.append(piece)
+            yield piece
+
+    async def test() -> None:
+        async with engine_of(before_step=lambda plan: seen.append(len(pieces)), spare_work=slowly()) as engine:
+            await until(at_work.is_set)
+            stream = engine.submit(a_request(1))
+            opened.set()
+            assert await collect(stream) == expected(a_request(1))
+            assert seen[0] == 1
+            await until(lambda: engine.spare_work is None)
+
+    run_async(test())
+
+
+def test_spare_work_goes_on_between_steps_that_only_read_prompts() -> None:
+    request = a_request(1, num_tokens=40)
+    pieces: list[int] = []
+    seen: list[tuple[bool, int]] = []  # of each step: whether it goes on with an answer, and the pieces done before it
+
+    def work() -> Iterator[int]:
+        for piece in range(100):
+            pieces.append(piece)
+            yield piece
+
+    def note(plan: StepPlan) -> None:
+        seen.append((plan.num_continued > 0, len(pieces)))
+
+    async def test() -> None:
+        sizes = limits(max_num_batched_tokens=8)
+        async with engine_of(sizes, before_step=note, spare_work=work(), start=False) as engine:
+            stream = engine.submit(request)
+            await engine.start()
+            assert await collect(stream) == expected(request)
+
+    run_async(test())
+    reading = [done for answers, done in seen if not answers]
+    assert reading == list(range(len(reading)))
+    assert len(reading) >= 5
+    assert {done for answers, done in seen if answers} == {len(reading)}
+
+
+def test_spare_work_that_fails_disturbs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def failing() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("no more")
+
+    async def test() -> None:
+        async with engine_of(spare_work=failing()) as engine:
+            await until(lambda: engine.spare_work is None)
+            assert engine.health().alive
+            assert await collect(engine.submit(a_request(1))) == expected(a_request(1))
+
+    run_async(test())
+    assert "the rest of it is left undone" in caplog.text

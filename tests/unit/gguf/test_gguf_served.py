@@ -8,11 +8,13 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 
-from engine import load_engine
+from engine import EngineConfig, load_engine
 from engine.config import Packing
 from engine.kernels.table import reference_kernels
 from engine.loading import load_model
 from engine.model.qwen3_next import Qwen3Next
+from engine.quant.packing import can_pack
+from engine.runner.packing import pack_mapped
 from engine.types import GenerationRequest, SamplingParams
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.conversion import Conversion
@@ -25,7 +27,9 @@ from tests.support.engines import run
 from tests.support.gguf_files import Layout, converted, in_one_type, metadata, vocabulary
 from tests.support.tiny_text_model import tokenizer_json
 
-PACKINGS: tuple[Packing, ...] = ("auto", "on", "off")
+WHOLE_BLOCKS = CONFIG | {
+    "hidden_size": 64, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "linear_value_head_dim": 8,
+}  # fmt: skip
 BF16 = Conversion(torch.bfloat16, torch.device("cpu"))
 TENSORS = {name: tensor.bfloat16() for name, tensor in random_tensors(CONFIG).items()}
 REQUEST = GenerationRequest("r", (3, 1, 4, 1, 5, 9, 2, 6), SamplingParams(max_tokens=24, seed=1, ignore_eos=True))
@@ -78,20 +82,33 @@ def test_from_a_quantised_file_to_text(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("type", [Type.Q8_0, Type.Q4_0])
 def test_packed_weights_give_the_same_tokens(tmp_path: Path, type: Type) -> None:
-    config = CONFIG | {"hidden_size": 64, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
-    config |= {"linear_value_head_dim": 8}
-    path = tmp_path / "m.gguf"
-    gguf_files.write(path, converted(random_tensors(config), config), metadata(config), in_one_type(type))
-    models = {
-        packing: load_model(open_checkpoint(path), torch.bfloat16, torch.device("cpu"), packing=packing)[0]
-        for packing in PACKINGS
-    }
-    packed = {packing: sum(matrix.packed for matrix in model.matrices) for packing, model in models.items()}
-    answers = {packing: run(model, [(0, REQUEST)])["r"] for packing, model in models.items()}
-    assert packed["off"] == 0 < packed["on"] == packed["auto"]
-    assert not models["on"].embedding.packed
-    assert len(answers["on"].token_ids) == 24
-    assert answers["on"] == answers["off"]
+    path = _written(tmp_path / "m.gguf", type)
+    model, _ = load_model(open_checkpoint(path), torch.bfloat16, torch.device("cpu"))
+    answers, sizes = [run(model, [(0, REQUEST)])["r"]], []
+    for num_bytes in pack_mapped(model):
+        sizes.append(num_bytes)
+        if len(sizes) in (1, 5):
+            answers.append(run(model, [(0, REQUEST)])["r"])
+    answers.append(run(model, [(0, REQUEST)])["r"])
+    packed = [matrix for matrix in model.matrices if can_pack(matrix) and matrix is not model.embedding]
+    assert sizes == [matrix.num_bytes for matrix in packed]
+    assert len(sizes) > 8
+    assert len(answers[0].token_ids) == 24
+    assert answers == answers[:1] * 4
+
+
+@pytest.mark.parametrize(("packing", "spare"), [("auto", True), ("on", True), ("off", False)])
+def test_the_engine_packs_when_it_may(tmp_path: Path, packing: Packing, spare: bool) -> None:
+    path = _written(tmp_path / "m.gguf", Type.Q8_0)
+    engine = load_engine(EngineConfig(path, threads=1, packing=packing, kv_cache_memory_bytes=2**20))
+    assert sum(engine.spare_work or ()) > 0 if spare else engine.spare_work is None
+
+
+def _written(path: Path, type: Type) -> Path:
+    """A tiny model in one block type."""
+    tensors = converted(random_tensors(WHOLE_BLOCKS), WHOLE_BLOCKS)
+    gguf_files.write(path, tensors, metadata(WHOLE_BLOCKS), in_one_type(type))
+    return path
 
 
 def _tokenizer() -> str:
