@@ -34,6 +34,19 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """Rows `start` … `end - 1` of a batch, as spans counted from `start`, and states to be copied after them.
+
+    A DeltaNet layer computes segment after segment: a state cannot be had of the middle of a span.
+    """
+
+    start: int
+    end: int
+    spans: tuple[Span, ...]
+    copies: tuple[tuple[int, int], ...] = ()  # from slot, to slot
+
+
+@dataclass(frozen=True, slots=True)
 class TokenBatch:
     """One step's tokens.
 
@@ -41,6 +54,7 @@ class TokenBatch:
         token_ids, positions: int64 [T].
         kv_rows: int64 [T], where each token's K and V go in the flattened cache: block id × block size + offset.
         spans: the sequences, covering all rows in order.
+        segments: the same, cut where a state is copied.
         sample_rows: int64 [R], rows whose logits are wanted.
     """
 
@@ -48,6 +62,7 @@ class TokenBatch:
     positions: Tensor
     kv_rows: Tensor
     spans: tuple[Span, ...]
+    segments: tuple[Segment, ...]
     sample_rows: Tensor
 
 
@@ -61,6 +76,11 @@ class PagedKV:
     @property
     def block_size(self) -> int:
         return self.keys.shape[1]
+
+    def copy_block(self, from_block: int, to_block: int) -> None:
+        """Make a block what another is."""
+        self.keys[to_block].copy_(self.keys[from_block])
+        self.values[to_block].copy_(self.values[from_block])
 
     def write(self, rows: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys and values [T, KV heads, head dim] at flattened rows [T], rounded to the cache's dtype."""
@@ -84,6 +104,11 @@ class RecurrentState:
         """Make a slot the state before the first token."""
         self.delta[slot].zero_()
         self.conv[slot].zero_()
+
+    def copy(self, from_slot: int, to_slot: int) -> None:
+        """Make a slot what another is."""
+        self.delta[to_slot].copy_(self.delta[from_slot])
+        self.conv[to_slot].copy_(self.conv[from_slot])
 
 
 LayerMemory = PagedKV | RecurrentState

@@ -28,6 +28,7 @@ class EngineConfig:
         max_num_seqs: most sequences that run at once; each takes a state slot.
         max_num_batched_tokens: most tokens computed in one step.
         kv_cache_memory_bytes: memory for KV blocks and state slots together.
+        cache_ram_bytes: of that, memory for states kept between requests; 0 keeps none, and reads every prompt whole.
         gpu_memory_utilization: share of the device's memory the engine may fill, CUDA only.
         threads: compute threads on the CPU.
         seed: the seed of every request that brings none; None draws a fresh one for each.
@@ -46,6 +47,7 @@ class EngineConfig:
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     kv_cache_memory_bytes: int | None = None
+    cache_ram_bytes: int | None = None
     gpu_memory_utilization: float = 0.9
     threads: int | None = None
     seed: int | None = None

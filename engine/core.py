@@ -30,6 +30,7 @@ class CoreLimits:
     num_slots: int
     max_num_batched_tokens: int
     max_inter_token_gap_seconds: float
+    num_checkpoints: int = 0
 
     def __post_init__(self) -> None:
         """Raise `LoadError` unless one sequence can fill the context: it would wait for blocks forever."""
@@ -48,7 +49,7 @@ class EngineCore:
         self, limits: CoreLimits, seed: int | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.limits = limits
-        cache = CacheManager(limits.num_blocks, limits.block_size, limits.num_slots)
+        cache = CacheManager(limits.num_blocks, limits.block_size, limits.num_slots, limits.num_checkpoints, clock)
         budget = StepBudget(limits.max_num_batched_tokens, limits.max_inter_token_gap_seconds)
         self.scheduler = Scheduler(cache, budget, limits.max_model_len, clock)
         self._seed = seed
@@ -85,6 +86,7 @@ class EngineCore:
             seed=secrets.randbits(64) if seed is None else seed % 2**64,
             arrival=self._clock(),
             eos_token_ids=self.limits.eos_token_ids,
+            block_size=self.limits.block_size,
         )
         self._next_seq_id += 1
         self.scheduler.add(sequence)
@@ -114,6 +116,7 @@ def _output(update: SequenceUpdate) -> TokenOutput:
         logprobs=update.logprobs,
         finish_reason=sequence.finish_reason,
         error=sequence.error,
+        num_cached_tokens=sequence.num_cached_tokens,
         num_preemptions=sequence.num_preemptions,
         times=sequence.times,
     )

@@ -58,7 +58,8 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     )
     budget_bytes = config.kv_cache_memory_bytes or _budget_bytes(config, device, available_bytes, num_weight_bytes)
     memory = _plan(config, model_config, kv_dtype, budget_bytes, num_weight_bytes)
-    storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, memory.num_slots, kv_dtype, device)
+    num_slots = memory.num_slots + memory.num_checkpoints
+    storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, num_slots, kv_dtype, device)
     runner = Runner(model, storage, config.block_size, config.num_used_tokens or model_config.vocab_size)
     limits = _limits(config, model_config, memory)
     info = _info(config, limits, model_config, memory, dtype, kv_dtype, device)
@@ -143,6 +144,7 @@ def _plan(
         model_max_len=max(model_config.max_position_embeddings, extended),
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,
+        checkpoint_bytes=config.cache_ram_bytes,
     )
     memory = plan_memory(needs, budget_bytes)
     for note in memory.notes:
@@ -170,6 +172,7 @@ def _limits(config: EngineConfig, model_config: ModelConfig, memory: MemoryPlan)
         num_slots=memory.num_slots,
         max_num_batched_tokens=max(num_batched, memory.num_slots + 1),
         max_inter_token_gap_seconds=config.max_inter_token_gap_seconds,
+        num_checkpoints=memory.num_checkpoints,
     )
 
 

@@ -17,6 +17,24 @@ class StateAction(StrEnum):
 
     CONTINUE = "continue"
     RESET = "reset"
+    RESTORE = "restore"
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Where a sequence goes on that starts from a checkpoint: a copy of its state, and of its last block if that is
+    not full: from a block, to a block."""
+
+    from_slot: int
+    block: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of the state after the first `num_tokens` of a step's tokens, to a slot."""
+
+    num_tokens: int
+    to_slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +61,8 @@ class SampleSpec:
 class ScheduledSequence:
     """The next `token_ids` of one sequence, which stand at positions `start`, `start + 1`, …
 
-    `block_ids` is the block table up to the last of these positions. `sample` is None while the prompt goes on.
+    `block_ids` is the block table up to the last of these positions. `sample` is None while the prompt goes on. Of all
+    sequences first the states are reset or restored, then all is computed; `snapshots`, in order, are taken on the way.
     """
 
     seq_id: int
@@ -53,6 +72,8 @@ class ScheduledSequence:
     slot: int
     state: StateAction
     sample: SampleSpec | None
+    restore: Restore | None = None
+    snapshots: tuple[Snapshot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,11 @@ class GenerationRequest:
     """One sequence to generate.
 
     `choice` tells the n choices of one HTTP request apart: with the same seed each draws its own tokens.
-    `priority`: lower runs first, ties by arrival.
+    `priority`: lower runs first, ties by arrival. What the rest is for is the cache alone; no token depends on it.
+    Attributes:
+        boundaries: lengths of the prompt's prefixes that others may share with it: the end of each message.
+        cache_salt: prompts with another one share nothing with this.
+        session: the client's name for the conversation, if it has one.
     """
 
     request_id: str
@@ -108,6 +112,9 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     choice: int = 0
     priority: int = 0
+    boundaries: tuple[int, ...] = ()
+    cache_salt: str = ""
+    session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ def engine_config(settings: Settings, model: Path, num_used_tokens: int | None) 
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
+        cache_ram_bytes=settings.cache_ram_bytes,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         threads=settings.threads,
         seed=settings.seed,

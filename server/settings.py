@@ -50,6 +50,7 @@ def _split_list(value: Any) -> Any:
 Bytes = Annotated[int, BeforeValidator(parse_size)]
 OptionalCount = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none_for_auto)]
 OptionalBytes = Annotated[Annotated[Bytes, Field(ge=1)] | None, BeforeValidator(_none_for_auto)]
+OptionalSize = Annotated[Annotated[Bytes, Field(ge=0)] | None, BeforeValidator(_none_for_auto)]
 OptionalSeconds = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_none_for_auto)]
 OptionalSeed = Annotated[Annotated[int, Field(ge=0, lt=2**63)] | None, BeforeValidator(_none_for_auto)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
@@ -136,6 +137,9 @@ class Settings(BaseModel):
     threads: Annotated[OptionalCount, Option(_DEVICE, "CPU threads to compute with; auto takes all cores")] = None
     kv_cache_memory_bytes: Annotated[
         OptionalBytes, Option(_DEVICE, "memory for the KV cache and states; auto takes what is free", "bytes")
+    ] = None
+    cache_ram_bytes: Annotated[
+        OptionalSize, Option(_DEVICE, "of that, memory for states kept between requests; 0 keeps none", "bytes")
     ] = None
     gpu_memory_utilization: Annotated[
         float, Field(gt=0, le=1), Option(_DEVICE, "share of the GPU's memory to use, 0 to 1")

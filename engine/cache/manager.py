@@ -1,31 +1,67 @@
 """`CacheManager`: the only cache object the scheduler knows.
 
-A running sequence holds one state slot and the KV blocks of its tokens. The manager keeps both pools and the
-arithmetic between tokens and blocks; it knows no tensors and no sequences.
+A running sequence holds one state slot and the KV blocks of its tokens. What nobody holds keeps checkpoints: states of
+prefixes that may come again, with their blocks. Who runs goes before what is kept. The manager keeps the pools, the
+checkpoints and the arithmetic between tokens and blocks; it knows no tensors and no sequences.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 
-from engine.cache.pool import IdPool
+from engine.cache.checkpoints import Checkpoint, Checkpoints
+from engine.cache.pool import IdPool, SharedPool
+from engine.cache.prefix import PrefixKeys
 from engine.errors import InvariantViolation
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A sequence's tokens, the names of their prefixes, and its client's name for the conversation."""
+
+    tokens: Sequence[int]
+    keys: PrefixKeys
+    session: str | None = None
 
 
 @dataclass(slots=True)
 class Allocation:
-    """What one running sequence holds."""
+    """What one running sequence holds.
+
+    Attributes:
+        hit: the checkpoint it starts from, pinned until the step that restores it has ended.
+        reserved: slots that the step in flight fills, with the positions they are for.
+        num_turns: see `Checkpoint`.
+    """
 
     slot: int
     block_ids: list[int]
+    hit: Checkpoint | None = None
+    reserved: list[tuple[int, int]] = field(default_factory=list)
+    num_turns: int = 0
 
 
 class CacheManager:
-    """Admits, grows and releases allocations. Running out is a normal answer, never an error."""
+    """Admits, grows and releases allocations, and keeps what they leave. Running out is a normal answer, no error."""
 
-    def __init__(self, num_blocks: int, block_size: int, num_slots: int) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_slots: int,
+        num_checkpoints: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.block_size = block_size
-        self._blocks = IdPool(num_blocks)
-        self._slots = IdPool(num_slots)
+        self.num_checkpoints = num_checkpoints
+        self.num_evictions = 0
+        self._num_slots = num_slots
+        self._num_running = 0
+        self._clock = clock
+        self._blocks = SharedPool(num_blocks)
+        self._slots = IdPool(num_slots + num_checkpoints)
+        self._checkpoints = Checkpoints(block_size)
 
     @property
     def num_blocks(self) -> int:
@@ -33,56 +69,227 @@ class CacheManager:
 
     @property
     def num_blocks_free(self) -> int:
-        return self._blocks.num_free
+        """Blocks that a running sequence may take, what is only kept included."""
+        return self._blocks.size - self._blocks.num_live
 
     @property
     def num_slots_used(self) -> int:
-        return self._slots.num_used
+        """Slots of running sequences."""
+        return self._num_running
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether one more sequence may run."""
+        return self._num_running < self._num_slots
+
+    @property
+    def num_checkpoints_kept(self) -> int:
+        return len(self._checkpoints)
 
     @property
     def usage(self) -> float:
-        """Share of the KV blocks in use, 0 to 1."""
-        return self._blocks.num_used / self._blocks.size
+        """Share of the KV blocks that running sequences hold, 0 to 1."""
+        return self._blocks.num_live / self._blocks.size
 
-    def admit(self, num_tokens: int, num_spare_blocks: int) -> Allocation | None:
-        """A slot and the blocks for `num_tokens`, if that leaves `num_spare_blocks` free; else None."""
-        num_blocks = self.num_blocks_for(num_tokens)
-        if self._slots.num_free == 0 or num_blocks + num_spare_blocks > self._blocks.num_free:
+    # --- running sequences ----------------------------------------------------------------------------------------
+
+    def match(self, lineage: Lineage) -> Checkpoint | None:
+        """Where a sequence of these tokens could start: at least the last one is always computed."""
+        return self._checkpoints.longest(lineage.tokens, lineage.keys, len(lineage.tokens) - 1)
+
+    def admit(self, lineage: Lineage, num_spare_blocks: int) -> Allocation | None:
+        """A slot and the blocks for all tokens, if that leaves `num_spare_blocks` free; else None."""
+        if not self.has_slot:
             return None
-        slots, block_ids = self._slots.take(1), self._blocks.take(num_blocks)
-        assert slots is not None
+        hit = self.match(lineage)
+        while not self._fits(lineage, hit, num_spare_blocks):
+            if hit is None or self._num_running:
+                return None
+            # Nobody will give anything back. A copy of a block that is not full takes one more than reading it again.
+            hit = self._checkpoints.longest(lineage.tokens, lineage.keys, hit.position - 1)
+        shared = self._shared_blocks(hit)
+        num_new = self.num_blocks_for(len(lineage.tokens)) - len(shared)
+        if hit is not None:
+            self._pin(hit)
+            self._blocks.hold(shared, live=True)
+        block_ids, slot = self._take_blocks(num_new), self._take_slot()
         assert block_ids is not None
-        return Allocation(slots[0], block_ids)
+        self._num_running += 1
+        num_turns = hit.num_turns + hit.is_answer if hit else 0
+        return Allocation(slot, shared + block_ids, hit, num_turns=num_turns)
+
+    def _shared_blocks(self, hit: Checkpoint | None) -> list[int]:
+        """The blocks that a sequence has in common with what it starts from: the full ones."""
+        return list(hit.block_ids[: hit.position // self.block_size]) if hit else []
+
+    def _fits(self, lineage: Lineage, hit: Checkpoint | None, num_spare_blocks: int) -> bool:
+        num_new = self.num_blocks_for(len(lineage.tokens)) - len(self._shared_blocks(hit))
+        num_revived = sum(not self._blocks.is_live(i) for i in (hit.block_ids if hit else ()))
+        return num_new + num_revived + num_spare_blocks <= self.num_blocks_free
 
     def grow(self, allocation: Allocation, num_tokens: int) -> bool:
         """Make room for `num_tokens` in all; False, and nothing changed, when there are not enough blocks."""
         missing = self.num_blocks_for(num_tokens) - len(allocation.block_ids)
         if missing <= 0:
             return True
-        block_ids = self._blocks.take(missing)
+        block_ids = self._take_blocks(missing)
         if block_ids is None:
             return False
         allocation.block_ids.extend(block_ids)
         return True
 
+    def restored(self, allocation: Allocation) -> None:
+        """The checkpoint that the allocation starts from was copied: it may go."""
+        if allocation.hit is not None:
+            self._unpin(allocation.hit)
+            allocation.hit = None
+
     def release(self, allocation: Allocation) -> None:
-        self._blocks.give_back(allocation.block_ids)
+        """Give everything back, and keep nothing."""
+        self.restored(allocation)
+        self.drop_reserved(allocation)
+        self._blocks.let_go(allocation.block_ids, live=True)
         self._slots.give_back([allocation.slot])
+        self._num_running -= 1
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    def reserve(self, allocation: Allocation, lineage: Lineage, position: int) -> int | None:
+        """A slot for the state after `position` tokens, which the step being planned fills; None: no need or room."""
+        if not self.num_checkpoints or self._is_known(lineage, position):
+            return None
+        if not self._make_checkpoint_room(allocation):
+            return None
+        slot = self._take_slot()
+        allocation.reserved.append((position, slot))
+        return slot
+
+    def commit(self, allocation: Allocation, lineage: Lineage) -> None:
+        """The step has filled what was reserved: from now on it can be continued from."""
+        reserved, allocation.reserved = allocation.reserved, []
+        for position, slot in reserved:
+            if self._is_known(lineage, position):  # by one that was computed at the same time
+                self._slots.give_back([slot])
+            else:
+                self._keep(allocation, lineage, position, slot, is_answer=False)
+
+    def drop_reserved(self, allocation: Allocation) -> None:
+        """The step has failed."""
+        self._slots.give_back(slot for _, slot in allocation.reserved)
+        allocation.reserved = []
+
+    def retire(self, allocation: Allocation, lineage: Lineage, num_computed_tokens: int, is_answer: bool) -> None:
+        """Give back what a sequence held, but keep its state as it is, which costs no copy."""
+        worth_it = num_computed_tokens > 0 and not self._is_known(lineage, num_computed_tokens)
+        if not self.num_checkpoints or not worth_it or not self._make_checkpoint_room(allocation):
+            self.release(allocation)
+            return
+        self.restored(allocation)
+        self.drop_reserved(allocation)
+        self._keep(allocation, lineage, num_computed_tokens, allocation.slot, is_answer)
+        self._blocks.let_go(allocation.block_ids, live=True)
+        self._num_running -= 1
+
+    def clear(self) -> int:
+        """Forget all checkpoints but those in use; how many that were."""
+        unused = [c for c in self._checkpoints if not c.num_pins]
+        for checkpoint in unused:
+            self._remove(checkpoint)
+        return len(unused)
+
+    def _is_known(self, lineage: Lineage, position: int) -> bool:
+        known = self._checkpoints.longest(lineage.tokens, lineage.keys, position)
+        if known is None or known.position < position:
+            return False
+        known.last_used = self._clock()
+        return True
+
+    def _keep(self, allocation: Allocation, lineage: Lineage, position: int, slot: int, is_answer: bool) -> None:
+        block_ids = tuple(allocation.block_ids[: self.num_blocks_for(position)])
+        self._blocks.hold(block_ids, live=False)
+        tokens, keys, session = lineage.tokens, lineage.keys, lineage.session
+        self._checkpoints.add(
+            Checkpoint(tokens, keys, position, slot, block_ids, session, allocation.num_turns, is_answer, self._clock())
+        )
+
+    def _pin(self, checkpoint: Checkpoint) -> None:
+        checkpoint.num_pins += 1
+        checkpoint.last_used = self._clock()
+        self._blocks.hold(checkpoint.block_ids, live=True)
+
+    def _unpin(self, checkpoint: Checkpoint) -> None:
+        checkpoint.num_pins -= 1
+        self._blocks.let_go(checkpoint.block_ids, live=True)
+
+    # --- eviction -------------------------------------------------------------------------------------------------
+
+    def _take_blocks(self, count: int) -> list[int] | None:
+        """Free blocks, at the cost of checkpoints if need be."""
+        if count > self.num_blocks_free:
+            return None
+        while count > self._blocks.num_free:
+            self._evict_for_blocks()
+        return self._blocks.take(count)
+
+    def _take_slot(self) -> int:
+        """There is one: checkpoints never take those of sequences that may yet run."""
+        slots = self._slots.take(1)
+        assert slots is not None
+        return slots[0]
+
+    def _make_checkpoint_room(self, allocation: Allocation) -> bool:
+        """A slot beside those for running sequences; False when only what a live conversation needs could go."""
+        num_to_spare = self._slots.num_free - (self._num_slots - self._num_running)
+        if num_to_spare > 0:
+            return True
+        now = self._clock()
+        is_side = allocation.num_turns == 0
+        unused = [c for c in self._checkpoints if not c.num_pins and not (is_side and c.is_protected(now))]
+        if not unused:
+            return False
+        self._evict(min(unused, key=self._rank))
+        return True
+
+    def _evict_for_blocks(self) -> None:
+        """One whose last block nobody else has, if there is one: of the others no block would become free at once."""
+        idle = [c for c in self._checkpoints if c.block_ids and not self._blocks.is_live(c.block_ids[-1])]
+        alone = [c for c in idle if self._blocks.num_holders(c.block_ids[-1]) == 1]
+        self._evict(min(alone or idle, key=self._rank))
+
+    def _rank(self, checkpoint: Checkpoint) -> tuple[bool, float]:
+        now = self._clock()
+        return checkpoint.is_protected(now), checkpoint.value(now)
+
+    def _evict(self, checkpoint: Checkpoint) -> None:
+        self.num_evictions += 1
+        self._remove(checkpoint)
+
+    def _remove(self, checkpoint: Checkpoint) -> None:
+        self._checkpoints.remove(checkpoint)
+        self._blocks.let_go(checkpoint.block_ids, live=False)
+        self._slots.give_back([checkpoint.slot])
+
     def check(self, live: Iterable[Allocation]) -> None:
-        """Raise `InvariantViolation` unless exactly these allocations account for everything in use."""
-        blocks: list[int] = []
-        slots: list[int] = []
-        for allocation in live:
-            blocks.extend(allocation.block_ids)
-            slots.append(allocation.slot)
-        for name, ids, pool in (("blocks", blocks, self._blocks), ("slots", slots, self._slots)):
-            if len(ids) != len(set(ids)):
-                raise InvariantViolation(f"two sequences share {name}")
-            if any(pool.is_free(i) for i in ids):
-                raise InvariantViolation(f"a sequence holds {name} that were released")
-            if len(ids) != pool.num_used:
-                raise InvariantViolation(f"{pool.num_used} {name} in use, but running sequences hold {len(ids)}")
+        """Raise `InvariantViolation` unless these allocations and the checkpoints account for everything in use."""
+        live = list(live)
+        kept = list(self._checkpoints)
+        slots = [a.slot for a in live] + [slot for a in live for _, slot in a.reserved] + [c.slot for c in kept]
+        if len(slots) != len(set(slots)):
+            raise InvariantViolation("two share a state slot")
+        if any(self._slots.is_free(slot) for slot in slots):
+            raise InvariantViolation("a state slot is held that was released")
+        if len(slots) != self._slots.num_used or len(live) != self._num_running:
+            raise InvariantViolation(f"{self._slots.num_used} state slots in use, but {len(slots)} are held")
+        holders = [0] * self._blocks.size
+        for i in chain.from_iterable(a.block_ids for a in live):
+            holders[i] += 1
+        for checkpoint in kept:
+            for i in checkpoint.block_ids:
+                holders[i] += 1 + checkpoint.num_pins
+        if any(count != self._blocks.num_holders(i) for i, count in enumerate(holders)):
+            raise InvariantViolation("blocks have other holders than those that hold them")
+        if sum(c.num_pins for c in kept) != sum(a.hit is not None for a in live):
+            raise InvariantViolation("checkpoints are pinned by nobody")

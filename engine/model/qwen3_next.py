@@ -107,7 +107,13 @@ class Qwen3Next:
             assert isinstance(memory, PagedKV)
             return self.kernels.attention_mix(mixer, projected, rotation, batch.kv_rows, memory, batch.spans)
         assert isinstance(memory, RecurrentState)
-        return self.kernels.delta_net_mix(mixer, projected, memory, batch.spans)
+        mixed = []
+        for segment in batch.segments:
+            rows = projected[segment.start : segment.end]
+            mixed.append(self.kernels.delta_net_mix(mixer, rows, memory, segment.spans))
+            for from_slot, to_slot in segment.copies:
+                memory.copy(from_slot, to_slot)
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
     def _feed_forward(self, half: SparseMoe | Mlp, x: Tensor) -> Tensor:
         return self.kernels.add_moe(x, half) if isinstance(half, SparseMoe) else self.kernels.add_mlp(x, half)

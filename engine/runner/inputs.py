@@ -1,8 +1,10 @@
 """From a plan's integers to a batch's tensors."""
 
+from dataclasses import replace
+
 import torch
 
-from engine.batch import Span, TokenBatch
+from engine.batch import Segment, Span, TokenBatch
 from engine.plan import ScheduledSequence, StepPlan
 
 
@@ -37,11 +39,13 @@ class BatchBuilder:
             spans.append(Span(start, num_rows, sequence.start, sequence.slot, self._block_table(sequence)))
             if sequence.sample is not None:
                 sample_rows.append(start + num_rows - 1)
+        packed = tuple(spans)
         return TokenBatch(
             token_ids=self._tensor(token_ids),
             positions=self._tensor(positions),
             kv_rows=self._tensor(kv_rows),
-            spans=tuple(spans),
+            spans=packed,
+            segments=_segments(plan, packed),
             sample_rows=self._tensor(sample_rows),
         )
 
@@ -60,3 +64,36 @@ class BatchBuilder:
 
     def _tensor(self, values: list[int] | tuple[int, ...]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
+
+
+def _segments(plan: StepPlan, spans: tuple[Span, ...]) -> tuple[Segment, ...]:
+    """The spans, cut behind every token after which a snapshot is taken."""
+    if not any(sequence.snapshots for sequence in plan.sequences):
+        return (Segment(0, spans[-1].end, spans),)
+    segments: list[Segment] = []
+    begun: list[Span] = []
+    start = 0
+
+    def end_segment(end: int, copies: tuple[tuple[int, int], ...] = ()) -> None:
+        nonlocal start
+        segments.append(Segment(start, end, tuple(begun), copies))
+        begun.clear()
+        start = end
+
+    for sequence, span in zip(plan.sequences, spans, strict=True):
+        done = 0
+        for snapshot in sequence.snapshots:
+            begun.append(_part(span, done, snapshot.num_tokens, start))
+            done = snapshot.num_tokens
+            end_segment(span.start + done, ((span.slot, snapshot.to_slot),))
+        if done < span.num_rows:
+            begun.append(_part(span, done, span.num_rows, start))
+    if begun:
+        end_segment(spans[-1].end)
+    return tuple(segments)
+
+
+def _part(span: Span, first: int, last: int, segment_start: int) -> Span:
+    """Rows `first` … `last - 1` of a span, as part of a segment."""
+    start, position = span.start + first - segment_start, span.position + first
+    return replace(span, start=start, num_rows=last - first, position=position)

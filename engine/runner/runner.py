@@ -1,4 +1,4 @@
-"""`Runner`: the executor that computes. Reset, forward, sample, in this order, on one thread."""
+"""`Runner`: the executor that computes. Reset or restore, forward, sample, in this order, on one thread."""
 
 import time
 
@@ -27,6 +27,8 @@ class Runner:
         for sequence in plan.sequences:
             if sequence.state is StateAction.RESET:
                 self._storage.reset_slot(sequence.slot)
+            elif sequence.restore is not None:
+                self._storage.restore(sequence.slot, sequence.restore)
         logits = self._model.forward(self._batches.build(plan), self._storage.layers)
         results = sample(self._model.kernels.sample, logits, plan, self._num_used_tokens)
         return StepResult(results, time.perf_counter() - started)

@@ -7,6 +7,7 @@ import torch
 from engine.batch import LayerMemory, PagedKV, RecurrentState
 from engine.model.config import ModelConfig
 from engine.pages import untouched_zeros
+from engine.plan import Restore
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,14 @@ class Storage:
                 for kind in config.layer_types
             )
         )
+
+    def restore(self, slot: int, restore: Restore) -> None:
+        """Make a state slot, and a block if one is named, copies of what a sequence goes on from."""
+        for memory in self.layers:
+            if isinstance(memory, RecurrentState):
+                memory.copy(restore.from_slot, slot)
+            elif restore.block is not None:
+                memory.copy_block(*restore.block)
 
     def reset_slot(self, slot: int) -> None:
         """Make a state slot that of an empty sequence, in every DeltaNet layer."""

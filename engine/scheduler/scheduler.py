@@ -13,7 +13,7 @@ from operator import attrgetter
 
 from engine.cache.manager import CacheManager
 from engine.errors import InvariantViolation
-from engine.plan import ScheduledSequence, SequenceResult, StateAction, StepPlan, StepResult
+from engine.plan import Restore, ScheduledSequence, SequenceResult, Snapshot, StateAction, StepPlan, StepResult
 from engine.scheduler.budget import StepBudget
 from engine.scheduler.sequence import Sequence
 from engine.types import FinishReason, TokenLogprobs
@@ -96,8 +96,14 @@ class Scheduler:
                 num_tokens = min(sequence.num_uncomputed_tokens, room)
                 chosen.append((sequence, num_tokens))
                 room -= num_tokens
-        while room > 0 and self.waiting and self._admit(self.waiting[0]):
-            sequence = self.waiting.pop(0)
+        for sequence in self.waiting[:]:
+            if room <= 0 or not self.cache.has_slot:
+                break
+            if self._is_being_computed(sequence):
+                continue
+            if not self._admit(sequence):
+                break
+            self.waiting.remove(sequence)
             insort(self.running, sequence, key=_in_order)
             if sequence.suspect:
                 break  # it runs alone, in the next step
@@ -112,12 +118,30 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         # One spare block for each running sequence keeps admission from causing preemption in the next steps.
-        sequence.allocation = self.cache.admit(len(sequence.tokens), num_spare_blocks=len(self.running))
+        sequence.allocation = self.cache.admit(sequence.lineage, num_spare_blocks=len(self.running))
         if sequence.allocation is None:
             return False
+        hit = sequence.allocation.hit
+        sequence.num_computed_tokens = hit.position if hit else 0
         if sequence.admitted is None:
             sequence.admitted = self._clock()
+            sequence.num_cached_tokens = sequence.num_computed_tokens
         return True
+
+    def _is_being_computed(self, sequence: Sequence) -> bool:
+        """Whether a running sequence is about to leave a checkpoint that this one could start from: then it waits."""
+        if not self.cache.num_checkpoints:
+            return False
+        hit = self.cache.match(sequence.lineage)
+        known = hit.position if hit else 0
+        for other in self.running:
+            if other.suspect or other.num_computed_tokens >= len(other.request.prompt_ids):
+                continue
+            mine, theirs = sequence.lineage, other.lineage
+            common = mine.keys.num_common_tokens(mine.tokens, theirs.keys, theirs.tokens)
+            if other.positions_between(max(known, other.num_computed_tokens), min(common, len(mine.tokens) - 1)):
+                return True
+        return False
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Blocks for all known tokens, preempting from the end of the line; False when it was itself preempted."""
@@ -129,9 +153,9 @@ class Scheduler:
                 return False
         return True
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: Sequence, keep: bool = True) -> None:
         self.running.remove(sequence)
-        self._release(sequence)
+        self._release(sequence, keep)
         sequence.num_computed_tokens = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
@@ -142,14 +166,27 @@ class Scheduler:
         assert allocation is not None
         start = sequence.num_computed_tokens
         end = start + num_tokens
+        state, restore, hit = StateAction.CONTINUE if start else StateAction.RESET, None, allocation.hit
+        if hit is not None:
+            state, copied = StateAction.RESTORE, hit.position // self.cache.block_size
+            is_partial = hit.position % self.cache.block_size > 0
+            block = (hit.block_ids[copied], allocation.block_ids[copied]) if is_partial else None
+            restore = Restore(hit.slot, block)
+        snapshots = []
+        for position in sequence.positions_between(start, end):
+            slot = self.cache.reserve(allocation, sequence.lineage, position)
+            if slot is not None:
+                snapshots.append(Snapshot(position - start, slot))
         return ScheduledSequence(
             seq_id=sequence.seq_id,
             start=start,
             token_ids=tuple(sequence.tokens[start:end]),
             block_ids=tuple(allocation.block_ids[: self.cache.num_blocks_for(end)]),
             slot=allocation.slot,
-            state=StateAction.CONTINUE if start else StateAction.RESET,
+            state=state,
             sample=sequence.sample_spec() if end == len(sequence.tokens) else None,
+            restore=restore,
+            snapshots=tuple(snapshots),
         )
 
     # --- results --------------------------------------------------------------------------------------------------
@@ -158,6 +195,7 @@ class Scheduler:
         """Enter the results of a plan; returns the sequences that have news for their clients."""
         in_flight, self._in_flight = self._in_flight, {}
         _check_result(plan, result)
+        failed = {r.seq_id for r in result.sequences if r.error is not None}
         num_prompt_tokens = num_decoding = 0
         for scheduled in plan.sequences:
             num_tokens = len(scheduled.token_ids)
@@ -167,6 +205,10 @@ class Scheduler:
                 num_decoding += 1
             sequence = in_flight[scheduled.seq_id]
             sequence.num_computed_tokens += num_tokens
+            assert sequence.allocation is not None
+            self.cache.restored(sequence.allocation)
+            if scheduled.seq_id not in failed:
+                self.cache.commit(sequence.allocation, sequence.lineage)
             if sequence.suspect_until and not sequence.suspect:
                 sequence.suspect_until = 0
         self._budget.observe(num_prompt_tokens, num_decoding, result.seconds)
@@ -208,26 +250,32 @@ class Scheduler:
         for sequence in in_flight.values():
             sequence.num_failures += 1
             if sequence.abort_requested:
-                self._finish(sequence, FinishReason.ABORT)
+                self._finish(sequence, FinishReason.ABORT, keep=False)
             elif len(in_flight) == 1 or sequence.num_failures == MAX_FAILURES:
                 self._finish(sequence, FinishReason.ERROR, error)
             else:
                 sequence.suspect_until = len(sequence.tokens)
-                self._preempt(sequence)
+                self._preempt(sequence, keep=False)
                 continue
             updates.append(SequenceUpdate(sequence))
         return updates
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
+    def _finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None, keep: bool = True) -> None:
         sequence.finish_reason = reason
         sequence.error = error
         (self.waiting if sequence.allocation is None else self.running).remove(sequence)
-        self._release(sequence)
+        self._release(sequence, keep and reason is not FinishReason.ERROR)
 
-    def _release(self, sequence: Sequence) -> None:
-        if sequence.allocation is not None:
-            self.cache.release(sequence.allocation)
-            sequence.allocation = None
+    def _release(self, sequence: Sequence, keep: bool) -> None:
+        """Give back what it holds. With `keep` its state is sound, and whoever comes with the same tokens goes on."""
+        allocation, sequence.allocation = sequence.allocation, None
+        if allocation is None:
+            return
+        if keep and allocation.hit is None:
+            is_answer = sequence.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+            self.cache.retire(allocation, sequence.lineage, sequence.num_computed_tokens, is_answer)
+        else:
+            self.cache.release(allocation)
 
     def check(self) -> None:
         """Raise `InvariantViolation` unless every block and slot in use belongs to a running sequence."""

@@ -1,12 +1,16 @@
 """`Sequence`: one answer in the making, owned by the scheduler alone."""
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from engine.cache.manager import Allocation
+from engine.cache.manager import Allocation, Lineage
+from engine.cache.prefix import PrefixKeys
 from engine.plan import SampleSpec
 from engine.scheduler.seen_tokens import SeenTokens
 from engine.types import FinishReason, GenerationRequest, RequestTimes
 
+SPARSE_TOKENS = 4096  # between checkpoints inside a long message
+NEAR_TOKENS = 32  # as much may be read again, rather than kept twice
 NOTHING_SEEN = SeenTokens(()).snapshot()
 
 
@@ -18,13 +22,29 @@ def _seen_tokens(request: GenerationRequest) -> SeenTokens | None:
     return SeenTokens(()) if params.presence_penalty or params.frequency_penalty else None
 
 
+def _checkpoint_positions(request: GenerationRequest) -> tuple[int, ...]:
+    """Where the prompt's state is kept: at its boundaries, inside long stretches between them, and before its end.
+
+    For the same prompt its last token is computed again, for what follows it: a state after it is for longer ones only.
+    """
+    last = len(request.prompt_ids) - 1
+    positions = {p for p in request.boundaries if 0 < p <= last + 1}
+    if last - max((p for p in positions if p <= last), default=-NEAR_TOKENS) > NEAR_TOKENS:
+        positions.add(last)
+    start = 0
+    for end in sorted(positions):
+        positions.update(range(start + SPARSE_TOKENS, end, SPARSE_TOKENS))
+        start = end
+    return tuple(sorted(positions - {0}))
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """Tokens known so far, of which the first `num_computed_tokens` are in the cache.
 
     It waits while `allocation` is None and runs while it has one. A sequence that was part of a failed step is suspect:
     it is computed alone until it has `suspect_until` tokens again, or fails. `abort_requested` is honoured by the step
-    in flight's end. `end_token_ids` are the tokens that end it.
+    in flight's end. `end_token_ids` are the tokens that end it. `num_cached_tokens` of its prompt were not computed.
     """
 
     seq_id: int
@@ -32,10 +52,14 @@ class Sequence:
     seed: int
     arrival: float
     eos_token_ids: tuple[int, ...]
+    block_size: int
     tokens: list[int] = field(init=False)
     seen: SeenTokens | None = field(init=False)
     end_token_ids: tuple[int, ...] = field(init=False)
+    lineage: Lineage = field(init=False)
+    checkpoint_positions: tuple[int, ...] = field(init=False)
     num_computed_tokens: int = 0
+    num_cached_tokens: int = 0
     allocation: Allocation | None = None
     finish_reason: FinishReason | None = None
     error: str | None = None
@@ -50,6 +74,9 @@ class Sequence:
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt_ids)
         self.seen = _seen_tokens(self.request)
+        keys = PrefixKeys(self.request.cache_salt, self.block_size)
+        self.lineage = Lineage(self.tokens, keys, self.request.session)
+        self.checkpoint_positions = _checkpoint_positions(self.request)
         params = self.request.sampling
         self.end_token_ids = (() if params.ignore_eos else self.eos_token_ids) + params.stop_token_ids
 
@@ -71,6 +98,11 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         return len(self.tokens) - self.num_computed_tokens
+
+    def positions_between(self, start: int, end: int) -> tuple[int, ...]:
+        """Where a checkpoint is wanted after `start` and up to `end`."""
+        positions = self.checkpoint_positions
+        return positions[bisect_right(positions, start) : bisect_right(positions, end)]
 
     @property
     def suspect(self) -> bool:

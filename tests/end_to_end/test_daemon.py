@@ -42,7 +42,14 @@ def test_chat_streams_the_text_that_the_whole_answer_has(daemon: Daemon) -> None
     assert text == whole.choices[0].message.content
     assert "def " in text
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason == "stop"
-    assert chunks[-1].usage == whole.usage
+    usage = chunks[-1].usage
+    assert usage is not None
+    assert whole.usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (whole.usage.prompt_tokens, whole.usage.completion_tokens)
+    cached = usage.prompt_tokens_details
+    assert cached is not None
+    assert cached.cached_tokens is not None
+    assert usage.prompt_tokens - 40 < cached.cached_tokens < usage.prompt_tokens
     assert len(chunks) > 8
 
 

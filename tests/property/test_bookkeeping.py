@@ -114,7 +114,11 @@ class Driver:
         self.core = EngineCore(limits, seed=ENGINE_SEED, clock=lambda: self.now)
         self.scheduler = self.core.scheduler
         self.model = HashModel(
-            limits.num_blocks, limits.block_size, limits.num_slots, step_seconds=self.workload.seconds
+            limits.num_blocks,
+            limits.block_size,
+            limits.num_slots,
+            limits.num_checkpoints,
+            step_seconds=self.workload.seconds,
         )
 
     def run(self) -> None:
@@ -167,7 +171,8 @@ class Driver:
         assert scheduler.num_preemptions == num_preemptions or missing > num_free, "preempted with blocks to spare"
         for sequence in scheduler.running:
             if sequence not in before:
-                assert all(sequence.order < other.order for other in scheduler.waiting), "admitted out of turn"
+                passed = [other for other in scheduler.waiting if other.order < sequence.order]
+                assert all(self.shares_a_prefix(other) for other in passed), "admitted out of turn"
         if plan is not None:
             self.check_plan(plan)
             decoding = [s.seq_id for s in before if s.num_uncomputed_tokens == 1 and s in scheduler.running]
@@ -175,12 +180,22 @@ class Driver:
             assert first == decoding, "decoding sequences come first"
         return plan
 
+    def shares_a_prefix(self, sequence: Sequence) -> bool:
+        """With another that runs, whose checkpoint it may wait for."""
+        first = sequence.tokens[:1]
+        return self.workload.limits.num_checkpoints > 0 and any(s.tokens[:1] == first for s in self.scheduler.running)
+
     def check_plan(self, plan: StepPlan) -> None:
         limits = self.workload.limits
         assert 0 < plan.num_tokens <= limits.max_num_batched_tokens
         assert len({s.slot for s in plan.sequences}) == len({s.seq_id for s in plan.sequences}) == len(plan.sequences)
-        blocks = [block_id for s in plan.sequences for block_id in s.block_ids]
-        assert len(blocks) == len(set(blocks))
+        written = [block_id for s in plan.sequences for block_id in s.block_ids[s.start // limits.block_size :]]
+        assert len(written) == len(set(written))
+        for s in plan.sequences:
+            assert set(s.block_ids[: s.start // limits.block_size]).isdisjoint(written)
+        slots = [s.slot for s in plan.sequences] + [t.to_slot for s in plan.sequences for t in s.snapshots]
+        assert len(slots) == len(set(slots))
+        assert all(s.restore.from_slot not in slots for s in plan.sequences if s.restore is not None)
         running = {s.seq_id: s for s in self.scheduler.running}
         for scheduled in plan.sequences:
             sequence, end = running[scheduled.seq_id], scheduled.start + len(scheduled.token_ids)

@@ -21,6 +21,7 @@ def limits(
     max_model_len: int = 128,
     max_num_batched_tokens: int = 512,
     max_inter_token_gap_seconds: float = 0.25,
+    num_checkpoints: int = 0,
 ) -> CoreLimits:
     """Sizes of a small engine."""
     return CoreLimits(
@@ -32,6 +33,7 @@ def limits(
         num_slots=num_slots,
         max_num_batched_tokens=max_num_batched_tokens,
         max_inter_token_gap_seconds=max_inter_token_gap_seconds,
+        num_checkpoints=num_checkpoints,
     )
 
 
@@ -67,7 +69,11 @@ class Run:
         self.scheduler = self.core.scheduler
         self.cache = self.scheduler.cache
         self.model = HashModel(
-            self.limits.num_blocks, self.limits.block_size, self.limits.num_slots, before_step=self.before_step
+            self.limits.num_blocks,
+            self.limits.block_size,
+            self.limits.num_slots,
+            self.limits.num_checkpoints,
+            before_step=self.before_step,
         )
 
     def add(
@@ -77,9 +83,14 @@ class Run:
         *,
         choice: int = 0,
         priority: int = 0,
+        boundaries: tuple[int, ...] = (),
+        salt: str = "",
+        session: str | None = None,
     ) -> Sequence:
         """Queue a request."""
-        request = GenerationRequest("request", prompt_ids, sampling or SamplingParams(), choice, priority)
+        request = GenerationRequest(
+            "request", prompt_ids, sampling or SamplingParams(), choice, priority, boundaries, salt, session
+        )
         self.core.validate(request)
         sequence = self.core.add(request)
         self.outputs[sequence.seq_id] = []

@@ -46,6 +46,7 @@ class Answer:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     num_preemptions: int = 0
+    num_cached_tokens: int = 0
 
 
 def run(
@@ -54,6 +55,7 @@ def run(
     *,
     num_blocks: int = 200,
     num_slots: int = 16,
+    num_checkpoints: int = 0,
     max_tokens_per_step: int = 2048,
 ) -> dict[str, Answer]:
     """Serve requests that arrive before the given steps; answers by request id."""
@@ -67,10 +69,11 @@ def run(
         num_slots=num_slots,
         max_num_batched_tokens=max_tokens_per_step,
         max_inter_token_gap_seconds=3600.0,
+        num_checkpoints=num_checkpoints,
     )
     core = EngineCore(limits)
     kv_dtype = model.embedding.dense().dtype
-    storage = Storage.allocate(config, num_blocks, BLOCK_SIZE, num_slots, kv_dtype, CPU)
+    storage = Storage.allocate(config, num_blocks, BLOCK_SIZE, num_slots + num_checkpoints, kv_dtype, CPU)
     runner = Runner(model, storage, BLOCK_SIZE, config.vocab_size)
     pending = sorted(arrivals, key=lambda arrival: arrival[0])
     answers: dict[str, Answer] = {}
@@ -100,3 +103,4 @@ def _note(
     answer.logprobs += logprobs
     answer.finish_reason = sequence.finish_reason
     answer.num_preemptions = sequence.num_preemptions
+    answer.num_cached_tokens = sequence.num_cached_tokens

@@ -130,6 +130,7 @@ class HashModel:
     num_blocks: int
     block_size: int
     num_slots: int
+    num_checkpoints: int = 0
     vocab_size: int = VOCAB_SIZE
     before_step: Hook = no_hook
     sequence_error: Callable[[ScheduledSequence], str | None] = lambda scheduled: None
@@ -140,7 +141,7 @@ class HashModel:
     def __post_init__(self) -> None:
         self._garbage = 0
         self._blocks = [[self._rubbish() for _ in range(self.block_size)] for _ in range(self.num_blocks)]
-        self._states = [self._rubbish() for _ in range(self.num_slots)]
+        self._states = [self._rubbish() for _ in range(self.num_slots + self.num_checkpoints)]
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Carry out a plan."""
@@ -152,14 +153,28 @@ class HashModel:
             raise
         results = []
         for scheduled in plan.sequences:
+            self._begin(scheduled)
+        for scheduled in plan.sequences:
             self._compute(scheduled)
             if scheduled.sample is not None:
                 results.append(self._sample(scheduled, scheduled.sample))
         self.num_tokens += plan.num_tokens
         return StepResult(tuple(results), self.step_seconds(plan))
 
+    def _begin(self, scheduled: ScheduledSequence) -> None:
+        assert (scheduled.restore is not None) == (scheduled.state is StateAction.RESTORE)
+        if scheduled.state is StateAction.RESET:
+            self._states[scheduled.slot] = INITIAL_STATE
+        if scheduled.restore is not None:
+            self._states[scheduled.slot] = self._states[scheduled.restore.from_slot]
+            if scheduled.restore.block is not None:
+                source, target = scheduled.restore.block
+                self._blocks[target] = list(self._blocks[source])
+
     def _compute(self, scheduled: ScheduledSequence) -> None:
-        state = INITIAL_STATE if scheduled.state is StateAction.RESET else self._states[scheduled.slot]
+        state = self._states[scheduled.slot]
+        snapshots = {s.num_tokens: s.to_slot for s in scheduled.snapshots}
+        assert all(0 < num_tokens <= len(scheduled.token_ids) for num_tokens in snapshots)
 
         def read(position: int) -> int:
             block, offset = divmod(position, self.block_size)
@@ -169,6 +184,8 @@ class HashModel:
             state, entry = absorb(state, token_id, position, read)
             block, offset = divmod(position, self.block_size)
             self._blocks[scheduled.block_ids[block]][offset] = entry
+            if position + 1 - scheduled.start in snapshots:
+                self._states[snapshots[position + 1 - scheduled.start]] = state
         self._states[scheduled.slot] = state
 
     def _sample(self, scheduled: ScheduledSequence, spec: SampleSpec) -> SequenceResult:
@@ -184,9 +201,11 @@ class HashModel:
     def _spoil(self, plan: StepPlan) -> None:
         """A step that failed half-way: nothing it touched can be trusted."""
         for scheduled in plan.sequences:
-            self._states[scheduled.slot] = self._rubbish()
-            for block_id in scheduled.block_ids:
-                self._blocks[block_id] = [self._rubbish() for _ in range(self.block_size)]
+            for slot in (scheduled.slot, *(s.to_slot for s in scheduled.snapshots)):
+                self._states[slot] = self._rubbish()
+            for position in range(scheduled.start, len(scheduled.block_ids) * self.block_size):
+                block, offset = divmod(position, self.block_size)
+                self._blocks[scheduled.block_ids[block]][offset] = self._rubbish()
 
     def _rubbish(self) -> int:
         self._garbage += 1

@@ -2,15 +2,20 @@
 
 import pytest
 
-from engine.cache.manager import Allocation, CacheManager
+from engine.cache.manager import Allocation, CacheManager, Lineage
 from engine.cache.pool import IdPool
+from engine.cache.prefix import PrefixKeys
 from engine.errors import InvariantViolation
 
 
 def admitted(manager: CacheManager, num_tokens: int, num_spare_blocks: int = 0) -> Allocation:
-    allocation = manager.admit(num_tokens, num_spare_blocks)
+    allocation = manager.admit(_lineage(num_tokens), num_spare_blocks)
     assert allocation is not None
     return allocation
+
+
+def _lineage(num_tokens: int) -> Lineage:
+    return Lineage(list(range(num_tokens)), PrefixKeys("", 4))
 
 
 def test_a_pool_hands_out_each_id_once() -> None:
@@ -59,7 +64,7 @@ def test_admission_takes_a_slot_and_the_blocks() -> None:
 
 def test_admission_leaves_the_spare_blocks() -> None:
     manager = CacheManager(num_blocks=4, block_size=4, num_slots=2)
-    assert manager.admit(9, num_spare_blocks=2) is None
+    assert manager.admit(_lineage(9), num_spare_blocks=2) is None
     assert (manager.num_blocks_free, manager.num_slots_used) == (4, 0)
     assert admitted(manager, 9, num_spare_blocks=1)
 
@@ -67,7 +72,7 @@ def test_admission_leaves_the_spare_blocks() -> None:
 def test_admission_needs_a_slot() -> None:
     manager = CacheManager(num_blocks=4, block_size=4, num_slots=1)
     admitted(manager, 1)
-    assert manager.admit(1, 0) is None
+    assert manager.admit(_lineage(1), 0) is None
     assert manager.num_blocks_free == 3
 
 
@@ -101,7 +106,7 @@ def test_releasing_gives_everything_back() -> None:
 def test_check_finds_a_leak() -> None:
     manager = CacheManager(num_blocks=4, block_size=4, num_slots=2)
     admitted(manager, 4)
-    with pytest.raises(InvariantViolation, match="1 blocks in use, but running sequences hold 0"):
+    with pytest.raises(InvariantViolation, match="1 state slots in use, but 0 are held"):
         manager.check([])
 
 
@@ -109,9 +114,9 @@ def test_check_finds_a_shared_block_and_a_shared_slot() -> None:
     manager = CacheManager(num_blocks=4, block_size=4, num_slots=2)
     first, second = admitted(manager, 4), admitted(manager, 4)
     manager.check([first, second])
-    with pytest.raises(InvariantViolation, match="share blocks"):
+    with pytest.raises(InvariantViolation, match="other holders"):
         manager.check([first, Allocation(second.slot, list(first.block_ids))])
-    with pytest.raises(InvariantViolation, match="share slots"):
+    with pytest.raises(InvariantViolation, match="share a state slot"):
         manager.check([first, Allocation(first.slot, second.block_ids)])
 
 
@@ -119,5 +124,5 @@ def test_check_finds_a_block_that_was_released_though_the_count_is_right() -> No
     manager = CacheManager(num_blocks=4, block_size=4, num_slots=2)
     allocation = admitted(manager, 4)
     free = next(i for i in range(4) if i not in allocation.block_ids)
-    with pytest.raises(InvariantViolation, match="released"):
+    with pytest.raises(InvariantViolation, match="other holders"):
         manager.check([Allocation(allocation.slot, [free])])

@@ -1,11 +1,20 @@
 """The memory planner over all needs and budgets: it fits, it serves, it says what it clamped."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import LoadError
-from engine.runner.memory import DEFAULT_NUM_SEQS, MemoryNeeds, MemoryPlan, plan_memory
+from engine.runner.memory import (
+    DEFAULT_NUM_SEQS,
+    MAX_CHECKPOINTS,
+    MIN_CHECKPOINTS,
+    MemoryNeeds,
+    MemoryPlan,
+    plan_memory,
+)
 
 MIB, GIB = 1 << 20, 1 << 30
 REAL = MemoryNeeds(
@@ -27,12 +36,13 @@ needs_of_any_size = st.builds(
     model_max_len=st.integers(1, 10**5),
     max_model_len=st.none() | st.integers(1, 10**6),
     max_num_seqs=st.none() | st.integers(1, 500),
+    checkpoint_bytes=st.none() | st.integers(0, 10**6),
 )
 budgets = st.integers(0, 10**6)
 
 
 def _used(needs: MemoryNeeds, plan: MemoryPlan) -> int:
-    return plan.num_blocks * needs.block_bytes + plan.num_slots * needs.slot_bytes
+    return plan.num_blocks * needs.block_bytes + (plan.num_slots + plan.num_checkpoints) * needs.slot_bytes
 
 
 def _wanted_len(needs: MemoryNeeds) -> int:
@@ -95,26 +105,38 @@ def test_the_table_adds_up(needs: MemoryNeeds, budget: int) -> None:
         return
     assert sum(size for _, _, size in plan.rows) == needs.weights_bytes + _used(needs, plan)
     lines = plan.table.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["weights", "state slots", "KV cache", "total"]
+    assert [line.split("  ")[0] for line in lines] == ["weights", "state slots", "checkpoints", "KV cache", "total"]
     assert len({len(line) for line in lines}) == 1
 
 
 def test_the_real_model_in_plenty() -> None:
     plan = plan_memory(REAL, 200 * GIB)
     assert (plan.max_model_len, plan.num_slots, plan.num_blocks) == (262_144, 16, 16 * 4096)
+    assert plan.num_checkpoints == MAX_CHECKPOINTS
     assert plan.notes == ()
 
 
 def test_the_real_model_gives_up_slots_before_context() -> None:
     plan = plan_memory(REAL, 7 * GIB)
-    assert (plan.max_model_len, plan.num_slots) == (262_144, 13)
-    assert plan.notes == ("16 sequences at once are clamped to 13: each takes 75.4 MiB of state",)
+    assert (plan.max_model_len, plan.num_slots, plan.num_checkpoints) == (262_144, 5, MIN_CHECKPOINTS)
+    assert plan.notes == ("16 sequences at once are clamped to 5: each takes 75.4 MiB of state",)
+
+
+def test_checkpoints_take_what_was_asked_for() -> None:
+    plan = plan_memory(replace(REAL, checkpoint_bytes=0), 7 * GIB)
+    assert (plan.num_slots, plan.num_checkpoints) == (13, 0)
+    plan = plan_memory(replace(REAL, checkpoint_bytes=GIB), 20 * GIB)
+    assert (plan.num_slots, plan.num_checkpoints) == (16, GIB // REAL.slot_bytes)
+    plan = plan_memory(replace(REAL, checkpoint_bytes=2 * GIB), GIB)
+    assert plan.num_blocks == 1
+    assert plan.notes[0].startswith("cache-ram-bytes is clamped to ")
 
 
 def test_the_real_model_in_little() -> None:
     plan = plan_memory(REAL, 1 * GIB)
     assert plan.num_slots == 1
-    assert 40_000 < plan.max_model_len < 42_000
+    assert 31_000 < plan.max_model_len < 32_000
+    assert plan.num_checkpoints == 2
     assert plan.notes[0].startswith("max-model-len 262144 is clamped to ")
 
 

@@ -1,0 +1,119 @@
+"""`Checkpoints`: which states of which token prefixes are kept, and which of them is worth least.
+
+A recurrent state cannot be cut: it is good for continuing after exactly the tokens it has seen. A checkpoint is a copy
+of one, with the KV blocks of the same tokens. Checkpoints form a tree by their prefixes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from engine.cache.prefix import PrefixKeys
+
+LIVE_SECONDS = 900.0
+FORGIVEN_SECONDS = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class Checkpoint:
+    """The state after the first `position` tokens of some sequence.
+
+    Attributes:
+        tokens, keys: the sequence, or more of it, and the names of its prefixes.
+        slot: where the state is.
+        block_ids: the KV blocks of the prefix; the last one may be partly another's.
+        session: a client's name for the conversation it comes from.
+        num_turns: how often an answer's end was continued on the way here: zero for a conversation's first turn.
+        is_answer: it stands at the end of an answer, where the conversation's next turn begins.
+        last_used: when it was made or continued from.
+        num_pins: plans in flight that read it.
+        parent, children: the nearest checkpoints before and after it.
+    """
+
+    tokens: Sequence[int]
+    keys: PrefixKeys
+    position: int
+    slot: int
+    block_ids: tuple[int, ...]
+    session: str | None
+    num_turns: int
+    is_answer: bool
+    last_used: float
+    num_pins: int = 0
+    parent: "Checkpoint | None" = None
+    children: "list[Checkpoint]" = field(default_factory=list)
+
+    def value(self, now: float) -> float:
+        """Tokens it saves, more for a conversation that goes on, less the longer nobody came."""
+        saved = self.position - (self.parent.position if self.parent else 0)
+        return saved * (1 + self.num_turns) / (now - self.last_used + FORGIVEN_SECONDS)
+
+    def is_protected(self, now: float) -> bool:
+        """Whether it is where a live conversation will go on, which no side request may end."""
+        goes_on = self.num_turns > 0 or self.session is not None
+        return goes_on and self.is_answer and not self.children and now - self.last_used < LIVE_SECONDS
+
+
+class Checkpoints:
+    """Finds checkpoints by prefix."""
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._by_key: dict[bytes, list[Checkpoint]] = {}
+        self._roots: list[Checkpoint] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_key.values()))
+
+    def __iter__(self) -> Iterator[Checkpoint]:
+        return chain.from_iterable(self._by_key.values())
+
+    def longest(self, tokens: Sequence[int], keys: PrefixKeys, limit: int) -> Checkpoint | None:
+        """The one of the longest prefix of `tokens` with at most `limit` tokens."""
+        for num_blocks in range(limit // self._block_size, -1, -1):
+            known = self._by_key.get(keys.key(tokens, num_blocks), ())
+            fitting = [c for c in known if c.position <= limit and self._has_tail(c, tokens)]
+            if fitting:
+                return max(fitting, key=lambda c: c.position)
+        return None
+
+    def add(self, checkpoint: Checkpoint) -> None:
+        """Enter one whose prefix has none yet."""
+        parent = self.longest(checkpoint.tokens, checkpoint.keys, checkpoint.position - 1)
+        siblings = self._children_of(parent)
+        checkpoint.parent = parent
+        checkpoint.children = [other for other in siblings if self._begins_with(other, checkpoint)]
+        for other in checkpoint.children:
+            other.parent = checkpoint
+            siblings.remove(other)
+        siblings.append(checkpoint)
+        self._by_key.setdefault(self._key(checkpoint), []).append(checkpoint)
+
+    def remove(self, checkpoint: Checkpoint) -> None:
+        """Forget one; what came after it comes after the one before it."""
+        key, siblings = self._key(checkpoint), self._children_of(checkpoint.parent)
+        self._by_key[key].remove(checkpoint)
+        if not self._by_key[key]:
+            del self._by_key[key]
+        siblings.remove(checkpoint)
+        siblings.extend(checkpoint.children)
+        for child in checkpoint.children:
+            child.parent = checkpoint.parent
+
+    def _children_of(self, parent: Checkpoint | None) -> list[Checkpoint]:
+        return self._roots if parent is None else parent.children
+
+    def _key(self, checkpoint: Checkpoint) -> bytes:
+        return checkpoint.keys.key(checkpoint.tokens, checkpoint.position // self._block_size)
+
+    def _begins_with(self, longer: Checkpoint, shorter: Checkpoint) -> bool:
+        if longer.position <= shorter.position:
+            return False
+        key = longer.keys.key(longer.tokens, shorter.position // self._block_size)
+        return key == self._key(shorter) and self._has_tail(shorter, longer.tokens)
+
+    def _has_tail(self, checkpoint: Checkpoint, tokens: Sequence[int]) -> bool:
+        """Whether the tokens after its last whole block are the same; for those before, the names were compared."""
+        position = checkpoint.position
+        start = position - position % self._block_size
+        return checkpoint.tokens[start:position] == tokens[start:position]
