@@ -9,11 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import ApiError
 from server.settings import Settings
 
+_SCOPE_KEY = "deltaloop.tenant"
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/metrics"})
 
 
@@ -26,11 +28,19 @@ class ApiKeys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def accept(self, headers: Headers) -> bool:
-        """Whether a request with these headers may pass. Looks at every key, however early one fits."""
+    def tenant(self, headers: Headers) -> str | None:
+        """Whose key a request with these headers brings, as a digest; None: it may not pass.
+
+        Looks at every key, however early one fits.
+        """
         offered = [_digest(key.encode("latin-1")) for key in _offered(headers)]  # the bytes that were sent
-        matches = [hmac.compare_digest(ours, theirs) for ours in self._digests for theirs in offered]
-        return any(matches)
+        matches = [ours for ours in self._digests for theirs in offered if hmac.compare_digest(ours, theirs)]
+        return matches[0].hex() if matches else None
+
+
+def tenant_of(request: Request) -> str:
+    """Whose request it is; empty where the API is open to everyone."""
+    return str(request.scope.get(_SCOPE_KEY, ""))
 
 
 def _digest(key: bytes) -> bytes:
@@ -77,10 +87,13 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401 or pass the request on."""
-        if scope["type"] != "http" or scope["path"] in self._open_paths or self._keys.accept(Headers(scope=scope)):
-            await self._app(scope, receive, send)
-            return
-        await _refuse(scope, receive, send)
+        if scope["type"] == "http" and scope["path"] not in self._open_paths:
+            tenant = self._keys.tenant(Headers(scope=scope))
+            if tenant is None:
+                await _refuse(scope, receive, send)
+                return
+            scope[_SCOPE_KEY] = tenant
+        await self._app(scope, receive, send)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

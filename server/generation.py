@@ -15,11 +15,13 @@ from typing import Any
 from engine.client import EngineClient, TokenStream
 from engine.errors import Overloaded, RequestError
 from engine.types import GenerationRequest, RequestTimes, SamplingParams, TokenOutput
+from server.cache_scope import CacheScope
 from server.chat.events import GenerationEvent, GenerationFailed
 from server.chat.tokenizer import Tokenizer
 from server.choice import ChoiceWriter, OutputOptions
 from server.errors import ApiError, InternalError, RequestTimedOut
 from server.metrics import Metrics, SequenceRecord
+from server.prompts import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +31,10 @@ class GenerationJob:
     """One request as a dialect hands it over: every prompt is answered `n` times, choices count through in order."""
 
     request_id: str
-    prompts: tuple[tuple[int, ...], ...]
+    prompts: tuple[Prompt, ...]
     sampling: SamplingParams
     output: OutputOptions
+    cache: CacheScope
     n: int = 1
     priority: int = 0
 
@@ -73,10 +76,19 @@ class Generator:
         sequences: list[_Sequence] = []
         try:
             for prompt in job.prompts:
-                sampling = self._fitted(job.sampling, len(prompt))
+                sampling = self._fitted(job.sampling, len(prompt.ids))
                 for choice in range(job.n):
-                    request = GenerationRequest(job.request_id, prompt, sampling, choice, job.priority)
-                    writer = ChoiceWriter(len(sequences), len(prompt), self._tokenizer, job.output)
+                    request = GenerationRequest(
+                        job.request_id,
+                        prompt.ids,
+                        sampling,
+                        choice,
+                        job.priority,
+                        prompt.boundaries,
+                        job.cache.salt,
+                        job.cache.session,
+                    )
+                    writer = ChoiceWriter(len(sequences), len(prompt.ids), self._tokenizer, job.output)
                     sequences.append(_Sequence(request, self._engine.submit(request), writer))
         except BaseException as error:
             if isinstance(error, Overloaded):

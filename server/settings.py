@@ -101,6 +101,9 @@ class Settings(BaseModel):
     request_timeout: Annotated[
         OptionalSeconds, Option(_LIMITS, "end a request that takes longer, its wait included", "seconds")
     ] = None
+    share_cache_across_keys: Annotated[
+        bool, Option(_ACCESS, "let a prompt start from what another API key's requests left; hits show in usage")
+    ] = False
     max_body_size: Annotated[Bytes, Field(ge=1), Option(_LIMITS, "largest request body", "bytes")] = 16 * 2**20
 
     max_num_seqs: Annotated[

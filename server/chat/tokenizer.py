@@ -74,19 +74,26 @@ class Tokenizer:
             end = found.end()
         return ids + self._encode_plain(text[end:])
 
-    def encode_prompt(self, rendered: RenderedPrompt) -> list[int]:
-        """The ids of a prompt: control tokens exactly where the template wrote them.
+    def encode_prompt(self, rendered: RenderedPrompt) -> tuple[list[int], list[int]]:
+        """The ids of a prompt, control tokens exactly where the template wrote them, and where its messages end.
+
+        Every message begins with the control token that the prompt begins with: one ends before the next of these.
 
         Text is never merged across a control token, so each stretch between two of them (a message, in effect) is
         encoded by itself and remembered: a conversation that grew by a turn costs only that turn.
         """
         ids: list[int] = []
+        boundaries: list[int] = []
+        first = None
         for text, is_control in rendered.pieces():
-            if is_control:
-                ids.append(self._special_ids[text])
-            else:
+            if not is_control:
                 ids += self._encode_remembered(text)
-        return ids
+                continue
+            if text == first:
+                boundaries.append(len(ids))
+            first = first or text
+            ids.append(self._special_ids[text])
+        return ids, boundaries
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD, ids that mean nothing are left out."""

@@ -67,14 +67,13 @@ REFUSED: Mapping[str, Refusal] = {
     "xtc_probability": Refusal(_NO_SAMPLER, (0,)),
 }
 
-_OUR_CACHE = "no effect until prompts are cached across requests"
+_OUR_CACHE = "prompts are always cached, as long as there is room"
 _ONE_PLACE = "there is one model in one place"
 _WHOLE_ANSWER = "the answer always has its usual members"
 
 IGNORED: Mapping[str, str] = {
     "add_special_tokens": "the template writes the control tokens, and this tokenizer adds none of its own",
     "cache_prompt": _OUR_CACHE,
-    "cache_salt": _OUR_CACHE,
     "id_slot": "the scheduler chooses",
     "include_reasoning": "this model does not think aloud",
     "metadata": "nothing is stored",
@@ -82,7 +81,6 @@ IGNORED: Mapping[str, str] = {
     "n_keep": "contexts are never shifted",
     "post_sampling_probs": "log-probabilities are those before sampling",
     "prediction": "a hint about speed; the answer is the same without",
-    "prompt_cache_key": _OUR_CACHE,
     "prompt_cache_retention": _OUR_CACHE,
     "provider": _ONE_PLACE,
     "reasoning": "this model does not think aloud",
@@ -93,7 +91,6 @@ IGNORED: Mapping[str, str] = {
     "safety_identifier": "nothing is stored",
     "samplers": "the order of the samplers is fixed",
     "service_tier": _ONE_PLACE,
-    "session_id": _OUR_CACHE,
     "sse_ping_interval": "the operator sets it",
     "store": "nothing is stored",
     "stream_interval": "tokens are sent as they come",

@@ -14,6 +14,7 @@ from engine.errors import EngineError
 from engine.types import SamplingParams
 from server.access import note_error, record_of
 from server.bodies import read_json_object
+from server.cache_scope import CacheScope, cache_scope
 from server.choice import OutputOptions
 from server.dialects.openai.answers import Encoder, Identity, error_event, to_json
 from server.dialects.openai.chat import ChatEncoder
@@ -66,7 +67,8 @@ async def chat_completions(request: Request) -> Response:
     output = output_of(body, service.model.tokenizer, tools)
     sampling = _sampling(service, body, output, body.top_logprobs if body.logprobs else None)
     prompt = await service.prompts.chat(conversation_of(body, tools))
-    job = GenerationJob(record_of(request).request_id, (prompt,), sampling, output, body.n, body.priority)
+    scope = _cache_scope(request, service, body)
+    job = GenerationJob(record_of(request).request_id, (prompt,), sampling, output, scope, body.n, body.priority)
     return await _answer(request, job, ChatEncoder(identity, body), body.stream, "messages")
 
 
@@ -84,7 +86,8 @@ async def completions(request: Request) -> Response:
     echoes = []
     if body.echo:
         echoes = [item if isinstance(item, str) else await service.prompts.decode(item) for item in given]
-    job = GenerationJob(record_of(request).request_id, prompts, sampling, output, body.n, body.priority)
+    scope = _cache_scope(request, service, body)
+    job = GenerationJob(record_of(request).request_id, prompts, sampling, output, scope, body.n, body.priority)
     return await _answer(request, job, CompletionEncoder(identity, body, echoes), body.stream, "prompt")
 
 
@@ -100,6 +103,11 @@ def _begin(request: Request, service: Service, body: GenerationFields, prefix: s
     model = service.model.resolve(body.model)
     check_common(body)
     return Identity(f"{prefix}-{record.request_id}", model, int(time.time()))
+
+
+def _cache_scope(request: Request, service: Service, body: GenerationFields) -> CacheScope:
+    session = body.prompt_cache_key or body.session_id
+    return cache_scope(request, body.cache_salt, session, service.settings.share_cache_across_keys)
 
 
 def _sampling(service: Service, body: GenerationFields, output: OutputOptions, logprobs: int | None) -> SamplingParams:
@@ -163,9 +171,10 @@ async def tokenize(request: Request) -> Response:
     if (body.prompt is None) == (not body.messages):
         raise InvalidRequest("Give either prompt or messages.", param="prompt")
     if body.prompt is not None:
-        [ids] = await service.prompts.raw([body.prompt])
+        [prompt] = await service.prompts.raw([body.prompt])
     else:
-        ids = await service.prompts.chat(conversation_of(body, tools_of(body.tools)))
+        prompt = await service.prompts.chat(conversation_of(body, tools_of(body.tools)))
+    ids = prompt.ids
     texts = [service.model.tokenizer.id_to_text(token_id) for token_id in ids] if body.return_token_strs else None
     return _json(
         {

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+MAX_NAME = 1024  # of a salt or a session
 MAX_STOPS = 32
 MAX_STOP_CHARACTERS = 256  # looking for a stop costs memory and time for each of its characters, for each choice
 MAX_STOP_IDS = 1024
@@ -80,6 +81,9 @@ class GenerationFields(_Body):
     allowed_token_ids: tuple[int, ...] | None = None
     priority: int = 0
     request_id: str | None = None
+    cache_salt: str | None = Field(None, min_length=1, max_length=MAX_NAME)
+    prompt_cache_key: str | None = Field(None, max_length=MAX_NAME)
+    session_id: str | None = Field(None, max_length=MAX_NAME)
     response_format: ResponseFormat | None = None
 
 

@@ -75,7 +75,7 @@ def test_prompts_are_tokenized_as_one_string(
         (Tool("f", {"name": "f", "description": c}),),
     )
     rendered = template.render(conversation, tokenizer.special_tokens)
-    assert tokenizer.encode_prompt(rendered) == reference.encode(rendered.text, add_special_tokens=False).ids
+    assert tokenizer.encode_prompt(rendered)[0] == reference.encode(rendered.text, add_special_tokens=False).ids
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,10 +93,28 @@ def test_parsing_control_tokens_is_what_the_library_does(
 def test_control_tokens_in_a_message_stay_text(tokenizer: Tokenizer, template: ChatTemplate) -> None:
     conversation = Conversation((Message("user", "a<|im_end|>b<tool_call>"),))
     rendered = template.render(conversation, tokenizer.special_tokens)
-    ids = tokenizer.encode_prompt(rendered)
+    ids, _ = tokenizer.encode_prompt(rendered)
     assert [token_id for token_id in ids if tokenizer.is_special(token_id)] == [151644, 151645, 151644]
     assert 151657 in ids  # <tool_call> is one token, whoever writes it
     assert tokenizer.decode(ids, skip_special_tokens=False) == rendered.text
+
+
+def test_messages_end_before_the_next_begins(tokenizer: Tokenizer, template: ChatTemplate) -> None:
+    messages = (
+        Message("system", "a<|im_start|>"),
+        Message("user", "b"),
+        Message("assistant", "c"),
+        Message("user", "d"),
+    )
+    ids, boundaries = tokenizer.encode_prompt(template.render(Conversation(messages), tokenizer.special_tokens))
+    starts = [0, *boundaries]
+    assert all(ids[start] == tokenizer.token_to_id("<|im_start|>") for start in starts)
+    texts = [tokenizer.decode(ids[start:end]) for start, end in zip(starts, [*boundaries, None], strict=True)]
+    assert texts == ["system\na<|im_start|>\n", "user\nb\n", "assistant\nc\n", "user\nd\n", "assistant\n"]
+    assert tokenizer.encode_prompt(RenderedPrompt("no control token")) == (
+        tokenizer.encode("no control token", parse_special=False),
+        [],
+    )
 
 
 def test_plain_encoding_makes_no_control_token(tokenizer: Tokenizer) -> None:
@@ -108,7 +126,7 @@ def test_plain_encoding_makes_no_control_token(tokenizer: Tokenizer) -> None:
 
 def test_half_a_surrogate_pair_is_a_replacement(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("a\ud83db", parse_special=False)) == "a\ufffdb"
-    assert tokenizer.decode(tokenizer.encode_prompt(RenderedPrompt("\udc00"))) == "\ufffd"
+    assert tokenizer.decode(tokenizer.encode_prompt(RenderedPrompt("\udc00"))[0]) == "\ufffd"
 
 
 def test_a_second_turn_encodes_only_what_is_new(fresh: tuple[Tokenizer, list[str]], template: ChatTemplate) -> None:
@@ -119,7 +137,7 @@ def test_a_second_turn_encodes_only_what_is_new(fresh: tuple[Tokenizer, list[str
 
     second = (*first, Message("assistant", "two"), Message("user", "three"))
     rendered = template.render(Conversation(second), tokenizer.special_tokens)
-    ids = tokenizer.encode_prompt(rendered)
+    ids, _ = tokenizer.encode_prompt(rendered)
 
     assert encoded == ["assistant\ntwo", "user\nthree"]
     assert ids == tokenizer.encode(rendered.text, parse_special=True)
@@ -132,7 +150,7 @@ def test_many_threads_get_the_same(tokenizer: Tokenizer, template: ChatTemplate)
     ]
     expected = [tokenizer.encode(prompt.text, parse_special=True) for prompt in prompts]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(tokenizer.encode_prompt, prompts)) == expected
+        assert [ids for ids, _ in pool.map(tokenizer.encode_prompt, prompts)] == expected
 
 
 def test_the_cache_keeps_to_its_bytes() -> None:
