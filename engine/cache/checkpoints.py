@@ -12,6 +12,8 @@ from engine.cache.prefix import PrefixKeys
 
 LIVE_SECONDS = 900.0
 FORGIVEN_SECONDS = 60.0
+# How likely somebody comes back, against where a conversation is known to go on.
+NEW_END, INSIDE = 0.3, 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -25,7 +27,8 @@ class Checkpoint:
         session: a client's name for the conversation it comes from.
         num_turns: how often an answer's end was continued on the way here: zero for a conversation's first turn.
         is_answer: it stands at the end of an answer, where the conversation's next turn begins.
-        last_used: when it was made or continued from.
+        last_used: when it, or one after it, was made or continued from.
+        num_hits: how often it was continued from.
         num_pins: plans in flight that read it.
         parent, children: the nearest checkpoints before and after it.
     """
@@ -39,19 +42,36 @@ class Checkpoint:
     num_turns: int
     is_answer: bool
     last_used: float
+    num_hits: int = 0
     num_pins: int = 0
     parent: "Checkpoint | None" = None
     children: "list[Checkpoint]" = field(default_factory=list)
 
+    def use(self, now: float) -> None:
+        """Note that its conversation goes on."""
+        known: Checkpoint | None = self
+        while known is not None:
+            known.last_used = now
+            known = known.parent
+
     def value(self, now: float) -> float:
-        """Tokens it saves, more for a conversation that goes on, less the longer nobody came."""
+        """Tokens that somebody may be saved: those it has beyond the one before it, if they come back."""
         saved = self.position - (self.parent.position if self.parent else 0)
-        return saved * (1 + self.num_turns) / (now - self.last_used + FORGIVEN_SECONDS)
+        at_end = 1.0 if self._goes_on else NEW_END
+        likely = at_end if self._is_end else INSIDE * (1 + self.num_hits)
+        return saved * likely * (FORGIVEN_SECONDS / (now - self.last_used + FORGIVEN_SECONDS)) ** 2
 
     def is_protected(self, now: float) -> bool:
         """Whether it is where a live conversation will go on, which no side request may end."""
-        goes_on = self.num_turns > 0 or self.session is not None
-        return goes_on and self.is_answer and not self.children and now - self.last_used < LIVE_SECONDS
+        return self._goes_on and self._is_end and now - self.last_used < LIVE_SECONDS
+
+    @property
+    def _is_end(self) -> bool:
+        return self.is_answer and not self.children
+
+    @property
+    def _goes_on(self) -> bool:
+        return self.num_turns > 0 or self.session is not None
 
 
 class Checkpoints:

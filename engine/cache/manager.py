@@ -204,20 +204,22 @@ class CacheManager:
         known = self._checkpoints.longest(lineage.tokens, lineage.keys, position)
         if known is None or known.position < position:
             return False
-        known.last_used = self._clock()
+        known.use(self._clock())
         return True
 
     def _keep(self, allocation: Allocation, lineage: Lineage, position: int, slot: int, is_answer: bool) -> None:
         block_ids = tuple(allocation.block_ids[: self.num_blocks_for(position)])
         self._blocks.hold(block_ids, live=False)
         tokens, keys, session = lineage.tokens, lineage.keys, lineage.session
-        self._checkpoints.add(
-            Checkpoint(tokens, keys, position, slot, block_ids, session, allocation.num_turns, is_answer, self._clock())
-        )
+        num_turns, now = allocation.num_turns, self._clock()
+        checkpoint = Checkpoint(tokens, keys, position, slot, block_ids, session, num_turns, is_answer, now)
+        self._checkpoints.add(checkpoint)
+        checkpoint.use(now)
 
     def _pin(self, checkpoint: Checkpoint) -> None:
         checkpoint.num_pins += 1
-        checkpoint.last_used = self._clock()
+        checkpoint.num_hits += 1
+        checkpoint.use(self._clock())
         self._blocks.hold(checkpoint.block_ids, live=True)
 
     def _unpin(self, checkpoint: Checkpoint) -> None:

@@ -240,6 +240,22 @@ def test_side_requests_do_not_end_a_live_conversation() -> None:
     assert computed == 1 + 40 + ANSWER - 1
 
 
+def test_old_conversations_go_before_the_short_answers_of_a_live_one() -> None:
+    run = roomy(num_checkpoints=16, num_slots=2)
+    others = Agent(run)
+    for i in range(6):
+        conversation = Conversation().and_then(message(50 + i, 200))
+        for turn in range(3):
+            _, conversation = others.answer(conversation.and_then(message(60 + 10 * i + turn, 200)))
+        run.now += 60.0
+    agent, conversation = Agent(run), SYSTEM
+    for turn in range(10):
+        computed, conversation = agent.answer(conversation.and_then(message(200 + turn)), num_tokens=2)
+        assert computed == (140 if not turn else 1 + 40) + 1
+        run.now += 20.0
+    assert run.cache.num_evictions
+
+
 def test_a_named_session_is_protected_from_its_first_turn_on() -> None:
     run = roomy(num_checkpoints=4, num_slots=2)
     agent, others = Agent(run, session="s"), Agent(run)
