@@ -10,6 +10,7 @@ from starlette.responses import Response
 from engine.client import EngineClient
 from server.access import AccessLog, note_error
 from server.auth import OPEN_PATHS, ApiKeys, RequireKey
+from server.chat.history import History
 from server.dialects.openai.routes import openai_router
 from server.errors import ApiError, NotFound
 from server.generation import Generator
@@ -33,13 +34,16 @@ def create_app(engine: EngineClient, settings: Settings, model: ServedModel, key
         middleware=_middleware(settings, metrics, keys),
         exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_exception},
     )
+    history = History() if settings.replay else None
     app.state.service = Service(
         engine=engine,
         settings=settings,
         model=model,
         metrics=metrics,
-        prompts=PromptEncoder(model),
-        generator=Generator(engine, model.tokenizer, metrics, settings.max_output_tokens, settings.request_timeout),
+        prompts=PromptEncoder(model, history),
+        generator=Generator(
+            engine, model.tokenizer, metrics, settings.max_output_tokens, settings.request_timeout, history
+        ),
     )
     app.include_router(openai_router())
     app.include_router(operations_router())

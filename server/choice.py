@@ -105,6 +105,11 @@ class ChoiceWriter:
         return self._drain()
 
     @property
+    def is_cut(self) -> bool:
+        """Whether a stop string cut the text, so that the last tokens stand for more than what was shown."""
+        return self._stops.matched is not None
+
+    @property
     def _cut(self) -> bool:
         """Whether the choice ends here though its sequence would go on."""
         return self._stops.matched is not None or self._has_enough_calls

@@ -8,15 +8,16 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.client import EngineClient, TokenStream
 from engine.errors import Overloaded, RequestError
-from engine.types import GenerationRequest, RequestTimes, SamplingParams, TokenOutput
+from engine.types import FinishReason, GenerationRequest, RequestTimes, SamplingParams, TokenOutput
 from server.cache_scope import CacheScope
 from server.chat.events import GenerationEvent, GenerationFailed
+from server.chat.history import Answer, History
 from server.chat.tokenizer import Tokenizer
 from server.choice import ChoiceWriter, OutputOptions
 from server.errors import ApiError, InternalError, RequestTimedOut
@@ -37,6 +38,7 @@ class GenerationJob:
     cache: CacheScope
     n: int = 1
     priority: int = 0
+    is_chat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,11 @@ class Generator:
         metrics: Metrics,
         max_output_tokens: int | None,
         timeout_seconds: float | None,
+        history: History | None = None,
     ) -> None:
+        """Answers to conversations go into the history, if there is one."""
         self._engine = engine
+        self._history = history
         self._tokenizer = tokenizer
         self._metrics = metrics
         self._max_output_tokens = max_output_tokens
@@ -89,14 +94,16 @@ class Generator:
                         job.cache.session,
                     )
                     writer = ChoiceWriter(len(sequences), len(prompt.ids), self._tokenizer, job.output)
-                    sequences.append(_Sequence(request, self._engine.submit(request), writer))
+                    history = self._history if job.is_chat else None
+                    sequences.append(_Sequence(request, self._engine.submit(request), writer, history))
         except BaseException as error:
             if isinstance(error, Overloaded):
                 self._metrics.admission_rejected(error.reason)
             for sequence in sequences:
                 await sequence.close()
             raise
-        return Generation(sequences, self._metrics, job.n, self._timeout_seconds)
+        num_replayed = sum(prompt.num_replayed for prompt in job.prompts)
+        return Generation(sequences, self._metrics, job.n, self._timeout_seconds, num_replayed)
 
     def _check_size(self, job: GenerationJob) -> None:
         """Refuse what the line could never hold: told to come later, clients would come for ever."""
@@ -122,8 +129,12 @@ class Generator:
 class _Sequence:
     """One sequence under way: its outputs, the writer of its choice, and when what happened."""
 
-    def __init__(self, request: GenerationRequest, outputs: TokenStream, writer: ChoiceWriter) -> None:
+    def __init__(
+        self, request: GenerationRequest, outputs: TokenStream, writer: ChoiceWriter, history: History | None
+    ) -> None:
         self.request = request
+        self._history = history
+        self._answer = Answer()
         self.outputs = outputs
         self.writer = writer
         self.arrival = time.monotonic()
@@ -144,6 +155,15 @@ class _Sequence:
         self.first_token = self.first_token or self.last_token
         return None if before is None else self.last_token - before
 
+    def remember(self, output: TokenOutput, events: Sequence[GenerationEvent]) -> None:
+        """Note what the answer consists of, for when it comes back. A stop string leaves less text than tokens."""
+        if self._history is None:
+            return
+        num_ids = len(output.token_ids) - (output.finish_reason is FinishReason.STOP)
+        self._answer.add(output.token_ids[:num_ids], events)
+        if self.writer.finished_as in ("stop", "length", "tool_calls") and not self.writer.is_cut:
+            self._history.remember(self.request.cache_salt, self.request.prompt_ids, self._answer)
+
     async def close(self) -> None:
         """Abort the sequence if it still runs."""
         await self.outputs.aclose()
@@ -153,8 +173,14 @@ class Generation:
     """The events of one request, choices mixed as they come. Iterate once; `aclose` in any case."""
 
     def __init__(
-        self, sequences: list[_Sequence], metrics: Metrics, num_choices: int, timeout_seconds: float | None
+        self,
+        sequences: list[_Sequence],
+        metrics: Metrics,
+        num_choices: int,
+        timeout_seconds: float | None,
+        num_replayed: int,
     ) -> None:
+        self._num_replayed = num_replayed
         self._sequences = sequences
         self._metrics = metrics
         self._num_choices = num_choices
@@ -221,7 +247,9 @@ class Generation:
             gap = sequence.saw(output)
             if gap is not None:
                 self._metrics.observe_token_gap(gap)
-            for event in sequence.writer.feed(output):
+            events = sequence.writer.feed(output)
+            sequence.remember(output, events)
+            for event in events:
                 if isinstance(event, GenerationFailed):
                     sequence.failed = True
                 self._events.append(event)
@@ -273,6 +301,7 @@ class Generation:
         reasons = {"error" if s.failed else s.writer.finished_as or "abort" for s in self._sequences}
         return {
             **asdict(self.counts()),
+            "num_replayed_answers": self._num_replayed,
             "finish_reason": ",".join(sorted(reasons)),
             "queue_seconds": round(max(admitted), 4) if admitted else None,
             "first_token_seconds": round(min(firsts), 4) if firsts else None,

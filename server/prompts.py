@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from server.chat.conversation import Conversation
+from server.chat.history import History, Replay
 from server.chat.template import TemplateError
 from server.errors import InvalidRequest
 from server.model import ServedModel
@@ -20,20 +21,27 @@ THREAD_CHARACTERS = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model is to read. `boundaries` are the lengths of its prefixes that end with a message."""
+    """What the model is to read.
+
+    `boundaries` are the lengths of its prefixes that end with a message. `num_replayed` of its answers are in the
+    tokens that were generated.
+    """
 
     ids: tuple[int, ...]
     boundaries: tuple[int, ...] = ()
+    num_replayed: int = 0
 
 
 class PromptEncoder:
     """Encodes prompts for one model."""
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: ServedModel, history: History | None = None) -> None:
+        """Without a history answers are encoded as the text they come back as."""
         self._model = model
+        self._history = history
 
-    async def chat(self, conversation: Conversation) -> Prompt:
-        """The prompt of a conversation.
+    async def chat(self, conversation: Conversation, salt: str = "") -> Prompt:
+        """The prompt of a conversation; answers remembered under another salt are not known to it.
 
         Raises:
             InvalidRequest: the model has no chat template, or its template refuses the conversation.
@@ -41,7 +49,7 @@ class PromptEncoder:
         size = sum(len(message.content) for message in conversation.messages)
         size += sum(len(str(call.arguments)) for message in conversation.messages for call in message.tool_calls)
         size += sum(len(str(tool.spec)) for tool in conversation.tools)
-        return await _run(lambda: self._render(conversation), size)
+        return await _run(lambda: self._render(conversation, salt), size)
 
     async def raw(self, prompts: Sequence[str | tuple[int, ...]]) -> tuple[Prompt, ...]:
         """Raw prompts, in which control tokens may be written out (fill-in-the-middle needs that).
@@ -58,7 +66,7 @@ class PromptEncoder:
     def _ids(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
         return tuple(self._model.tokenizer.encode(prompt, parse_special=True)) if isinstance(prompt, str) else prompt
 
-    def _render(self, conversation: Conversation) -> Prompt:
+    def _render(self, conversation: Conversation, salt: str) -> Prompt:
         template, tokenizer = self._model.template, self._model.tokenizer
         if template is None:
             raise InvalidRequest(
@@ -68,8 +76,20 @@ class PromptEncoder:
             rendered = template.render(conversation, special_tokens=tokenizer.special_tokens)
         except TemplateError as error:
             raise InvalidRequest(f"{error}.", param="messages") from error
-        ids, boundaries = tokenizer.encode_prompt(rendered)
-        return Prompt(tuple(ids), tuple(boundaries))
+        texts = [text for text, is_control in rendered.pieces() if not is_control]
+        num_answers = sum(message.role == "assistant" for message in conversation.messages)
+        opening = texts[-1] if texts else ""
+        # Where the next answer would begin, all others began. A template that writes them in another way has no replay.
+        if self._history is None or sum(text.startswith(opening) for text in texts) != num_answers + 1:
+            ids, boundaries = tokenizer.encode_prompt(rendered)
+            return Prompt(tuple(ids), tuple(boundaries))
+        replay = Replay(self._history, salt, conversation.messages, tokenizer.encode(opening, parse_special=False))
+
+        def known(text: str, before: Sequence[int]) -> Sequence[int] | None:
+            return replay.next_answer(before) if text.startswith(opening) else None
+
+        ids, boundaries = tokenizer.encode_prompt(rendered, known)
+        return Prompt(tuple(ids), tuple(boundaries), replay.num_replayed)
 
 
 async def _run(work: Callable[[], T], num_characters: int) -> T:

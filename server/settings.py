@@ -104,6 +104,9 @@ class Settings(BaseModel):
     share_cache_across_keys: Annotated[
         bool, Option(_ACCESS, "let a prompt start from what another API key's requests left; hits show in usage")
     ] = False
+    replay: Annotated[
+        bool, Option(_LIMITS, "encode an answer that comes back as the tokens that were generated, not as its text")
+    ] = True
     max_body_size: Annotated[Bytes, Field(ge=1), Option(_LIMITS, "largest request body", "bytes")] = 16 * 2**20
 
     max_num_seqs: Annotated[

@@ -3,6 +3,7 @@
 Dialects build it, the chat template renders it. It knows nothing of HTTP, of any dialect or of tokens.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,21 @@ class ToolCall:
     id: str
     name: str
     arguments: Mapping[str, Any]
+
+
+def parsed_arguments(text: str) -> Mapping[str, Any]:
+    """A past call's arguments by name, from their JSON.
+
+    The model saw its own broken calls when it made them, so text that is no JSON object is kept, whole, as the one
+    argument `arguments`, rather than refused or dropped.
+    """
+    if not text.strip():
+        return {}
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        parsed = None
+    return parsed if isinstance(parsed, dict) else {"arguments": text}
 
 
 @dataclass(frozen=True, slots=True)

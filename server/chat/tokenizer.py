@@ -5,7 +5,7 @@ templates beyond the `RenderedPrompt` they make, or how ids are generated.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import tokenizers
 
@@ -74,20 +74,24 @@ class Tokenizer:
             end = found.end()
         return ids + self._encode_plain(text[end:])
 
-    def encode_prompt(self, rendered: RenderedPrompt) -> tuple[list[int], list[int]]:
+    def encode_prompt(
+        self, rendered: RenderedPrompt, replay: Callable[[str, Sequence[int]], Sequence[int] | None] | None = None
+    ) -> tuple[list[int], list[int]]:
         """The ids of a prompt, control tokens exactly where the template wrote them, and where its messages end.
 
         Every message begins with the control token that the prompt begins with: one ends before the next of these.
 
         Text is never merged across a control token, so each stretch between two of them (a message, in effect) is
-        encoded by itself and remembered: a conversation that grew by a turn costs only that turn.
+        encoded by itself and remembered: a conversation that grew by a turn costs only that turn. `replay` is shown
+        each stretch and the ids before it, and may know better ids.
         """
         ids: list[int] = []
         boundaries: list[int] = []
         first = None
         for text, is_control in rendered.pieces():
             if not is_control:
-                ids += self._encode_remembered(text)
+                known = replay(text, ids) if replay is not None else None
+                ids += self._encode_remembered(text) if known is None else known
                 continue
             if text == first:
                 boundaries.append(len(ids))

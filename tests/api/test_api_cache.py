@@ -1,10 +1,12 @@
 """What the engine is told about sharing: where messages end, whose prompts may meet, which conversation it is."""
 
+import json
 from typing import Any
 
 import pytest
 
-from tests.support.api import Api, hello
+from tests.support.api import WEATHER, Api, hello
+from tests.support.scripted_engine import EOS, TOKENIZER, say
 from tests.support.tiny_text_model import tiny_model
 
 KEYS = ("first-key", "second-key")
@@ -91,3 +93,57 @@ def test_what_is_no_salt_is_refused(fields: dict[str, Any]) -> None:
     response = Api().chat(**fields)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "cache_salt"
+
+
+# --- answers that come back -----------------------------------------------------------------------------------------
+
+CALL = "Let me see.\n\n<tool_call>\n<function=weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>"
+
+
+def second_turn(api: Api, **first: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ask, and send the answer back in other words with one more question: the ids of both prompts."""
+    response = api.chat(**first)
+    assert response.status_code == 200
+    prompt = api.asked.prompt_ids
+    said = response.json()["choices"][0]["message"]
+    back = {"role": "assistant", "content": f" {said['content'] or ''} "}
+    if said.get("tool_calls"):
+        back["tool_calls"] = [
+            {"id": call["id"], "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+            for call in said["tool_calls"]
+        ]
+    more = {name: value for name, value in first.items() if name == "tools"}
+    messages = [*hello()["messages"], back, {"role": "user", "content": "and?"}]
+    assert api.post("/v1/chat/completions", {"messages": messages, **more}).status_code == 200
+    return prompt, api.asked.prompt_ids
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"), [("  two words\n", {}), (CALL, {"tools": [WEATHER]}), ("cut off", {"max_tokens": 3})]
+)
+def test_an_answer_comes_back_as_it_was_generated(text: str, fields: dict[str, Any]) -> None:
+    api = Api(say(text))
+    prompt, second = second_turn(api, **fields)
+    generated = tuple(TOKENIZER.encode(text, parse_special=True))[: fields.get("max_tokens")]
+    assert second[: len(prompt) + len(generated) + 1] == (*prompt, *generated, EOS)
+    plain = Api(say(text), replay=False)
+    assert second_turn(plain, **fields)[1][: len(prompt) + len(generated) + 1] != (*prompt, *generated, EOS)
+
+
+def test_what_a_stop_string_cut_is_text() -> None:
+    api = Api(say("one two three"))
+    prompt, second = second_turn(api, stop="two")
+    assert second[len(prompt) :][: len("one ") + 2] != tuple(TOKENIZER.encode("one tw", parse_special=False))
+
+
+def test_another_salt_knows_nothing_of_an_answer() -> None:
+    api = Api(say(" a"))
+    assert api.chat(cache_salt="x").status_code == 200
+    prompt = api.asked.prompt_ids
+    messages = [*hello()["messages"], {"role": "assistant", "content": "a"}, {"role": "user", "content": "and?"}]
+    found = {}
+    for salt_name in ("x", "y"):
+        assert api.post("/v1/chat/completions", {"messages": messages, "cache_salt": salt_name}).status_code == 200
+        found[salt_name] = api.asked.prompt_ids[len(prompt) :]
+    assert TOKENIZER.decode(found["x"]).startswith(" a")
+    assert TOKENIZER.decode(found["y"]).startswith("a")

@@ -3,11 +3,10 @@
 Knows the schema and the conversation, nothing of tokens or sampling.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from server.chat.conversation import Conversation, Message, Role, Tool, ToolCall
+from server.chat.conversation import Conversation, Message, Role, Tool, ToolCall, parsed_arguments
 from server.dialects.openai.schema import ChatCompletionRequest, MessageBody, TokenizeRequest, ToolBody, ToolCallBody
 from server.errors import InvalidRequest
 from server.validation import shorten
@@ -108,19 +107,8 @@ def _call(call: ToolCallBody, path: str) -> ToolCall:
 
 
 def _arguments(arguments: Any, path: str) -> Mapping[str, Any]:
-    """A past call's arguments by name.
-
-    The model saw its own broken calls when it made them, so text that is no JSON object is kept, whole, as the one
-    argument `arguments`, rather than refused or dropped.
-    """
     if isinstance(arguments, dict):
         return arguments
     if not isinstance(arguments, str):
         raise InvalidRequest(f"{path} must be JSON text or an object.", param=path)
-    if not arguments.strip():
-        return {}
-    try:
-        parsed = json.loads(arguments)
-    except (ValueError, RecursionError):
-        parsed = None
-    return parsed if isinstance(parsed, dict) else {"arguments": arguments}
+    return parsed_arguments(arguments)

@@ -66,9 +66,11 @@ async def chat_completions(request: Request) -> Response:
     tools = offered_tools(body, service.warnings)
     output = output_of(body, service.model.tokenizer, tools)
     sampling = _sampling(service, body, output, body.top_logprobs if body.logprobs else None)
-    prompt = await service.prompts.chat(conversation_of(body, tools))
     scope = _cache_scope(request, service, body)
-    job = GenerationJob(record_of(request).request_id, (prompt,), sampling, output, scope, body.n, body.priority)
+    prompt = await service.prompts.chat(conversation_of(body, tools), scope.salt)
+    job = GenerationJob(
+        record_of(request).request_id, (prompt,), sampling, output, scope, body.n, body.priority, is_chat=True
+    )
     return await _answer(request, job, ChatEncoder(identity, body), body.stream, "messages")
 
 
