@@ -10,6 +10,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from engine.core import CoreLimits, EngineCore
+from engine.errors import ExecutorError
 from engine.plan import StepPlan, StepResult
 from engine.scheduler.sequence import Sequence
 from engine.types import FinishReason, GenerationRequest, SamplingParams, TokenOutput
@@ -130,7 +131,7 @@ class Driver:
             plan = self.schedule()
             self.abort(step, in_flight=True)
             if plan is not None:
-                self.apply(plan, self.model.execute(plan))
+                self.carry_out(plan)
             self.scheduler.check()
             assert plan is not None or not self.scheduler.has_work, "work is left, but no step comes"
             if plan is None and len(self.sequences) == len(self.workload.arrivals):
@@ -177,7 +178,8 @@ class Driver:
             self.check_plan(plan)
             decoding = [s.seq_id for s in before if s.num_uncomputed_tokens == 1 and s in scheduler.running]
             first = [s.seq_id for s in plan.sequences[: len(decoding)]]
-            assert first == decoding, "decoding sequences come first"
+            is_alone = any(s.suspect for s in scheduler.running)  # the only one in the step, after one that failed
+            assert first == decoding or is_alone, "decoding sequences come first"
         return plan
 
     def shares_a_prefix(self, sequence: Sequence) -> bool:
@@ -202,6 +204,15 @@ class Driver:
             assert len(scheduled.block_ids) == -(-end // limits.block_size)
             assert (scheduled.sample is not None) == (end == len(sequence.tokens))
 
+    def carry_out(self, plan: StepPlan) -> None:
+        try:
+            result = self.model.execute(plan)
+        except ExecutorError as error:
+            for sequence, output in self.core.fail(str(error)):
+                self.outputs[sequence.seq_id].append(output)
+        else:
+            self.apply(plan, result)
+
     def apply(self, plan: StepPlan, result: StepResult) -> None:
         self.now += result.seconds
         for sequence, output in self.core.apply(plan, result):
@@ -220,7 +231,7 @@ class Driver:
             )
             tokens = tuple(t for output in outputs for t in output.token_ids)
             assert all(output.finish_reason is None for output in outputs[:-1])
-            if outputs[-1].finish_reason is FinishReason.ABORT:
+            if outputs[-1].finish_reason in (FinishReason.ABORT, FinishReason.ERROR):
                 assert tokens == expected[: len(tokens)]
             else:
                 assert (tokens, outputs[-1].finish_reason) == (expected, reason)

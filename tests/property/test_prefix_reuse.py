@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine.core import CoreLimits
 from engine.types import GenerationRequest, SamplingParams
 from tests.property.test_bookkeeping import ENGINE_SEED, Arrival, Driver, Workload
-from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, expected_tokens
+from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, expected_tokens, fail_on_steps
 
 
 @st.composite
@@ -77,6 +77,16 @@ def test_every_request_gets_the_tokens_it_would_get_alone(workload: Workload) ->
     event("hit" if any(s.num_cached_tokens for s in driver.sequences) else "no hit")
     event("evicted" if cache.num_evictions else "not evicted")
     assert cache.num_checkpoints_kept <= workload.limits.num_checkpoints
+
+
+@settings(max_examples=200, deadline=None)
+@given(workloads(), st.lists(st.integers(1, 60), max_size=6))
+def test_steps_that_fail_leave_nothing_wrong_behind(workload: Workload, failing: list[int]) -> None:
+    driver = Driver(workload)
+    driver.model.before_step = fail_on_steps(*failing)
+    driver.run()
+    driver.check_all_returned()
+    driver.check_outputs()
 
 
 @settings(max_examples=150, deadline=None)
