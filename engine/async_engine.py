@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from engine.client import EngineHealth, EngineInfo, EngineStats, StepStats, TokenStream
+from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, StepStats, TokenStream
 from engine.core import EngineCore
 from engine.errors import InvariantViolation, Overloaded
 from engine.plan import Executor, StepPlan, StepResult
@@ -250,7 +250,22 @@ class AsyncEngine:
             kv_cache_usage=scheduler.cache.usage,
             num_slots_used=scheduler.cache.num_slots_used,
             num_blocks_free=scheduler.cache.num_blocks_free,
+            num_checkpoints_kept=scheduler.cache.num_checkpoints_kept,
+            num_evictions=scheduler.cache.num_evictions,
         )
+
+    def kept_states(self) -> list[KeptState]:
+        """See `EngineClient.kept_states`."""
+        now = time.monotonic()
+        kept = [
+            KeptState(c.salt, c.position, c.num_beyond, c.is_answer, c.num_turns, c.num_hits, now - c.last_used)
+            for c in self._core.scheduler.cache.checkpoints
+        ]
+        return sorted(kept, key=lambda state: -state.num_tokens)
+
+    def forget_kept_states(self, salted: Callable[[str], bool]) -> int:
+        """See `EngineClient.forget_kept_states`."""
+        return self._core.scheduler.cache.forget(salted)
 
     def health(self) -> EngineHealth:
         """Alive while the loop runs and no step has been under way for two minutes."""

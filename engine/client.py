@@ -15,7 +15,8 @@ class EngineInfo:
     """Facts that do not change while the engine lives.
 
     `num_slots` is how many sequences can run at once; `num_blocks` × `block_size` tokens of KV cache they share.
-    `max_num_queued_reqs` more can wait. `memory_plan` is a table for people of where the memory goes.
+    `max_num_queued_reqs` more can wait. `num_checkpoints` states are kept between requests. `memory_plan` is a table
+    for people of where the memory goes.
     """
 
     max_model_len: int
@@ -29,12 +30,13 @@ class EngineInfo:
     device: str
     dtype: str
     max_num_queued_reqs: int = 1024
+    num_checkpoints: int = 0
     memory_plan: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot of the engine. Usages are shares between 0 and 1."""
+    """A snapshot of the engine. Usages are shares between 0 and 1; `num_evictions` counts from the start."""
 
     num_running: int
     num_waiting: int
@@ -42,6 +44,31 @@ class EngineStats:
     kv_cache_usage: float
     num_slots_used: int
     num_blocks_free: int
+    num_checkpoints_kept: int = 0
+    num_evictions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """A state that a prompt may go on from, without what it has read.
+
+    Attributes:
+        salt: that of the request which left it.
+        num_tokens: how many it has read.
+        num_beyond: of these, how many the nearest kept state before it has not.
+        is_answer: it stands at the end of an answer.
+        num_turns: how many answers were gone on from on the way to it.
+        num_hits: how often it was gone on from itself.
+        idle_seconds: since its conversation went on.
+    """
+
+    salt: str
+    num_tokens: int
+    num_beyond: int
+    is_answer: bool
+    num_turns: int
+    num_hits: int
+    idle_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +140,14 @@ class EngineClient(Protocol):
         ...
 
     def stats(self) -> EngineStats: ...
+
+    def kept_states(self) -> list[KeptState]:
+        """What the next prompts may go on from, the longest first."""
+        ...
+
+    def forget_kept_states(self, salted: Callable[[str], bool]) -> int:
+        """Drop those with such salts that nobody uses right now; how many that were."""
+        ...
 
     def health(self) -> EngineHealth: ...
 

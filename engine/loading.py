@@ -197,5 +197,6 @@ def _info(
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
         max_num_queued_reqs=config.max_num_queued_reqs,
+        num_checkpoints=limits.num_checkpoints,
         memory_plan=memory.table,
     )

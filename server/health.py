@@ -3,12 +3,14 @@
 Knows the engine's health and the metrics, no dialect.
 """
 
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from server.cache_scope import own_salts
 from server.errors import NotFound
 from server.service import service_of
 
@@ -23,6 +25,8 @@ def operations_router() -> APIRouter:
     router.add_api_route("/ready", ready, methods=["GET", "HEAD"])
     router.add_api_route("/version", show_version, methods=["GET"])
     router.add_api_route("/metrics", metrics, methods=["GET"])
+    router.add_api_route("/cache", show_cache, methods=["GET"])
+    router.add_api_route("/cache", clear_cache, methods=["DELETE"])
     router.add_api_route("/abort/{request_id:path}", abort, methods=["POST"])
     return router
 
@@ -68,6 +72,23 @@ async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     body = service_of(request).metrics.render()
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def show_cache(request: Request) -> Response:
+    """What this client's prompts may go on from: counts and times, no content."""
+    service = service_of(request)
+    is_own = own_salts(request, service.settings.share_cache_across_keys)
+    states = [asdict(state) for state in service.engine.kept_states() if is_own(state.salt)]
+    for state in states:
+        del state["salt"]
+    return JSONResponse({"room": service.engine.info.num_checkpoints, "kept": states})
+
+
+async def clear_cache(request: Request) -> Response:
+    """Forget what this client's requests left, but for what a running one starts from."""
+    service = service_of(request)
+    is_own = own_salts(request, service.settings.share_cache_across_keys)
+    return JSONResponse({"num_forgotten": service.engine.forget_kept_states(is_own)})
 
 
 async def abort(request: Request) -> Response:

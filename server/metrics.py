@@ -141,6 +141,11 @@ class Metrics:
         used = self._gauge("deltaloop:state_slots_used", "Recurrent state slots in use.")
         used.set_function(lambda: stats().num_slots_used)
         self._gauge("deltaloop:state_slots_total", "Recurrent state slots.").set(info.num_slots)
+        kept = self._gauge("deltaloop:checkpoints_kept", "States kept between requests.")
+        kept.set_function(lambda: stats().num_checkpoints_kept)
+        self._gauge("deltaloop:checkpoints_total", "States there is room for.").set(info.num_checkpoints)
+        evicted = self._gauge("deltaloop:checkpoints_evicted", "States that went to make room, since the start.")
+        evicted.set_function(lambda: stats().num_evictions)
         by_reason = Gauge(
             "vllm:num_requests_waiting_by_reason",
             "Sequences that wait, by why.",
@@ -152,7 +157,7 @@ class Metrics:
             "block_size": str(info.block_size),
             "num_gpu_blocks": str(info.num_blocks),
             "cache_dtype": info.dtype,
-            "enable_prefix_caching": "False",
+            "enable_prefix_caching": str(info.num_checkpoints > 0),
         }
         config = Gauge("vllm:cache_config_info", "Facts of the KV cache.", (*_LABELS, *facts), registry=self.registry)
         config.labels(**self._labels, **facts).set(1)

@@ -21,10 +21,10 @@ class Checkpoint:
     """The state after the first `position` tokens of some sequence.
 
     Attributes:
-        tokens, keys: the sequence, or more of it, and the names of its prefixes.
+        tokens, keys: the sequence, or more of it, and the names of its prefixes under a salt.
+        session: a client's name for the conversation it comes from.
         slot: where the state is.
         block_ids: the KV blocks of the prefix; the last one may be partly another's.
-        session: a client's name for the conversation it comes from.
         num_turns: how often an answer's end was continued on the way here: zero for a conversation's first turn.
         is_answer: it stands at the end of an answer, where the conversation's next turn begins.
         last_used: when it, or one after it, was made or continued from.
@@ -35,10 +35,11 @@ class Checkpoint:
 
     tokens: Sequence[int]
     keys: PrefixKeys
+    salt: str
+    session: str | None
     position: int
     slot: int
     block_ids: tuple[int, ...]
-    session: str | None
     num_turns: int
     is_answer: bool
     last_used: float
@@ -56,10 +57,14 @@ class Checkpoint:
 
     def value(self, now: float) -> float:
         """Tokens that somebody may be saved: those it has beyond the one before it, if they come back."""
-        saved = self.position - (self.parent.position if self.parent else 0)
         at_end = 1.0 if self._goes_on else NEW_END
         likely = at_end if self._is_end else INSIDE * (1 + self.num_hits)
-        return saved * likely * (FORGIVEN_SECONDS / (now - self.last_used + FORGIVEN_SECONDS)) ** 2
+        return self.num_beyond * likely * (FORGIVEN_SECONDS / (now - self.last_used + FORGIVEN_SECONDS)) ** 2
+
+    @property
+    def num_beyond(self) -> int:
+        """Tokens that it has and the one before it has not."""
+        return self.position - (self.parent.position if self.parent else 0)
 
     def is_protected(self, now: float) -> bool:
         """Whether it is where a live conversation will go on, which no side request may end."""

@@ -18,10 +18,11 @@ from engine.errors import InvariantViolation
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """A sequence's tokens, the names of their prefixes, and its client's name for the conversation."""
+    """A sequence's tokens, the names of their prefixes under a salt, and its client's name for the conversation."""
 
     tokens: Sequence[int]
     keys: PrefixKeys
+    salt: str = ""
     session: str | None = None
 
 
@@ -85,6 +86,11 @@ class CacheManager:
     @property
     def num_checkpoints_kept(self) -> int:
         return len(self._checkpoints)
+
+    @property
+    def checkpoints(self) -> Iterable[Checkpoint]:
+        """All that are kept, to look at."""
+        return self._checkpoints
 
     @property
     def usage(self) -> float:
@@ -193,9 +199,9 @@ class CacheManager:
         self._blocks.let_go(allocation.block_ids, live=True)
         self._num_running -= 1
 
-    def clear(self) -> int:
-        """Forget all checkpoints but those in use; how many that were."""
-        unused = [c for c in self._checkpoints if not c.num_pins]
+    def forget(self, salted: Callable[[str], bool]) -> int:
+        """Drop all checkpoints with such salts, but those in use; how many that were."""
+        unused = [c for c in self._checkpoints if not c.num_pins and salted(c.salt)]
         for checkpoint in unused:
             self._remove(checkpoint)
         return len(unused)
@@ -210,9 +216,19 @@ class CacheManager:
     def _keep(self, allocation: Allocation, lineage: Lineage, position: int, slot: int, is_answer: bool) -> None:
         block_ids = tuple(allocation.block_ids[: self.num_blocks_for(position)])
         self._blocks.hold(block_ids, live=False)
-        tokens, keys, session = lineage.tokens, lineage.keys, lineage.session
-        num_turns, now = allocation.num_turns, self._clock()
-        checkpoint = Checkpoint(tokens, keys, position, slot, block_ids, session, num_turns, is_answer, now)
+        now = self._clock()
+        checkpoint = Checkpoint(
+            tokens=lineage.tokens,
+            keys=lineage.keys,
+            salt=lineage.salt,
+            session=lineage.session,
+            position=position,
+            slot=slot,
+            block_ids=block_ids,
+            num_turns=allocation.num_turns,
+            is_answer=is_answer,
+            last_used=now,
+        )
         self._checkpoints.add(checkpoint)
         checkpoint.use(now)
 

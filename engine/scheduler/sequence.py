@@ -75,7 +75,7 @@ class Sequence:
         self.tokens = list(self.request.prompt_ids)
         self.seen = _seen_tokens(self.request)
         keys = PrefixKeys(self.request.cache_salt, self.block_size)
-        self.lineage = Lineage(self.tokens, keys, self.request.session)
+        self.lineage = Lineage(self.tokens, keys, self.request.cache_salt, self.request.session)
         self.checkpoint_positions = _checkpoint_positions(self.request)
         params = self.request.sampling
         self.end_token_ids = (() if params.ignore_eos else self.eos_token_ids) + params.stop_token_ids

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from engine.client import KeptState
 from tests.support.api import WEATHER, Api, hello
 from tests.support.scripted_engine import EOS, TOKENIZER, say
 from tests.support.tiny_text_model import tiny_model
@@ -93,6 +94,22 @@ def test_what_is_no_salt_is_refused(fields: dict[str, Any]) -> None:
     response = Api().chat(**fields)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "cache_salt"
+
+
+# --- what operators see ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_listed_and_forgotten_by_key() -> None:
+    api = Api(keys=KEYS)
+    for key in KEYS:
+        api.engine.kept.append(KeptState(salt(api, key), 100, 40, True, 2, 1, 3.5))
+    headers = {"Authorization": f"Bearer {KEYS[0]}"}
+    state = {"num_tokens": 100, "num_beyond": 40, "is_answer": True, "num_turns": 2, "num_hits": 1, "idle_seconds": 3.5}
+    assert api.get("/cache", headers=headers).json() == {"room": 0, "kept": [state]}
+    assert api.request("DELETE", "/cache", headers=headers).json() == {"num_forgotten": 1}
+    assert api.get("/cache", headers=headers).json()["kept"] == []
+    assert len(api.engine.kept) == 1
+    assert api.get("/cache").status_code == 401
 
 
 # --- answers that come back -----------------------------------------------------------------------------------------

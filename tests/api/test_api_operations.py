@@ -274,6 +274,8 @@ def test_metrics_of_steps_and_the_engine() -> None:
     assert found["deltaloop:step_seconds_count"] == 1
     assert found["deltaloop:state_slots_total"] == 4
     assert found["deltaloop:state_slots_used"] == 0
+    assert found["deltaloop:checkpoints_total"] == 0
+    assert found["deltaloop:checkpoints_evicted"] == 5
     assert found["vllm:kv_cache_usage_perc"] == 0.5
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from engine.client import EngineHealth, EngineInfo, EngineStats, StepStats
+from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, StepStats
 from engine.errors import ContextOverflow, EngineError, Overloaded, RequestError
 from engine.types import FinishReason, GenerationRequest, RequestTimes, TokenLogprobs, TokenOutput
 from tests.support.tiny_text_model import tiny_model
@@ -102,6 +102,7 @@ class ScriptedEngine:
     requests: list[GenerationRequest] = field(default_factory=list)
     running: "list[ScriptedStream]" = field(default_factory=list)
     listeners: list[Callable[[StepStats], None]] = field(default_factory=list)
+    kept: list[KeptState] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._idle = asyncio.Event()
@@ -149,7 +150,15 @@ class ScriptedEngine:
         await self.drain(0.0)
 
     def stats(self) -> EngineStats:
-        return EngineStats(len(self.running), 0, 0, 0.5, len(self.running), self.info.num_blocks)
+        return EngineStats(len(self.running), 0, 0, 0.5, len(self.running), self.info.num_blocks, len(self.kept), 5)
+
+    def kept_states(self) -> list[KeptState]:
+        return list(self.kept)
+
+    def forget_kept_states(self, salted: Callable[[str], bool]) -> int:
+        num_kept = len(self.kept)
+        self.kept = [state for state in self.kept if not salted(state.salt)]
+        return num_kept - len(self.kept)
 
     def health(self) -> EngineHealth:
         return EngineHealth(self.alive, self.accepting, None if self.alive else "the engine stopped")
