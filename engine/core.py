@@ -116,7 +116,7 @@ def _output(update: SequenceUpdate) -> TokenOutput:
         logprobs=update.logprobs,
         finish_reason=sequence.finish_reason,
         error=sequence.error,
-        num_cached_tokens=sequence.num_cached_tokens,
+        cache=sequence.cache_report,
         num_preemptions=sequence.num_preemptions,
         times=sequence.times,
     )

@@ -103,7 +103,7 @@ class GenerationRequest:
     `priority`: lower runs first, ties by arrival. What the rest is for is the cache alone; no token depends on it.
     Attributes:
         boundaries: lengths of the prompt's prefixes that others may share with it: the end of each message.
-        cache_salt: prompts with another one share nothing with this.
+        cache_salt: prompts with another one share nothing with this. What stands before its first slash is its owner.
         session: the client's name for the conversation, if it has one.
     """
 
@@ -139,6 +139,30 @@ class RequestTimes:
     last_token: float | None = None
 
 
+class MissReason(StrEnum):
+    """Why more of a prompt was not at hand."""
+
+    NONE = "none"  # all of it was
+    NEW = "new"  # no earlier prompt begins like this
+    DIFFERS = "differs"  # earlier prompts begin like this, and go on in another way
+    GONE = "gone"  # more was read before, but its state is not kept any more
+    SALT = "salt"  # its owner had a prompt like this read under another salt
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What of a prompt was at hand.
+
+    Attributes:
+        num_cached_tokens: not computed, because the state after them was kept.
+        num_known_tokens: in common with some earlier prompt or its answer.
+    """
+
+    num_cached_tokens: int
+    num_known_tokens: int
+    miss: MissReason
+
+
 @dataclass(frozen=True, slots=True)
 class TokenOutput:
     """What one step produced for one sequence. The last one carries a finish reason.
@@ -148,13 +172,13 @@ class TokenOutput:
         token_ids: the new tokens, in order; empty when the sequence ends without one (abort, error).
         logprobs: one entry a token when asked for, else empty.
         error: a sentence for the client when finish_reason is ERROR.
-        num_cached_tokens: prompt tokens that were not computed because their state was at hand.
+        cache: what of the prompt was at hand; None while the sequence waits.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     error: str | None = None
-    num_cached_tokens: int = 0
+    cache: CacheReport | None = None
     num_preemptions: int = 0
     times: RequestTimes | None = None

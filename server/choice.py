@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from engine.types import FinishReason, TokenLogprobs, TokenOutput
+from engine.types import CacheReport, FinishReason, TokenLogprobs, TokenOutput
 from server.chat.conversation import Tool
 from server.chat.detokenizer import Detokenizer
 from server.chat.events import (
@@ -66,7 +66,7 @@ class ChoiceWriter:
     def __init__(self, choice: int, num_prompt_tokens: int, tokenizer: Tokenizer, options: OutputOptions) -> None:
         self.finished = False
         self.num_generated_tokens = 0
-        self.num_cached_tokens = 0
+        self.cache: CacheReport | None = None
         self.finished_as: FinishedAs | None = None
         self.choice = choice
         self._num_prompt_tokens = num_prompt_tokens
@@ -85,7 +85,7 @@ class ChoiceWriter:
 
     def feed(self, output: TokenOutput) -> list[GenerationEvent]:
         """The events that this output brings; the last ones when the choice ends here."""
-        self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
+        self.cache = output.cache or self.cache
         num_text_tokens = len(output.token_ids) - (output.finish_reason is FinishReason.STOP)
         for position, token_id in enumerate(output.token_ids[:num_text_tokens]):
             self._take(token_id, output.logprobs[position] if output.logprobs else None)
@@ -103,6 +103,11 @@ class ChoiceWriter:
                 self.finished = True
                 self._events.append(GenerationFailed(self.choice, output.error or "The generation failed."))
         return self._drain()
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Of its prompt."""
+        return self.cache.num_cached_tokens if self.cache else 0
 
     @property
     def is_cut(self) -> bool:

@@ -7,6 +7,7 @@ is the merged stream of their events; closing it frees all that it holds within 
 import asyncio
 import logging
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,15 @@ from typing import Any
 
 from engine.client import EngineClient, TokenStream
 from engine.errors import Overloaded, RequestError
-from engine.types import FinishReason, GenerationRequest, RequestTimes, SamplingParams, TokenOutput
+from engine.types import (
+    CacheReport,
+    FinishReason,
+    GenerationRequest,
+    MissReason,
+    RequestTimes,
+    SamplingParams,
+    TokenOutput,
+)
 from server.cache_scope import CacheScope
 from server.chat.events import GenerationEvent, GenerationFailed
 from server.chat.history import Answer, History
@@ -294,6 +303,10 @@ class Generation:
             num_generated_tokens=sum(s.writer.num_generated_tokens for s in self._sequences),
         )
 
+    def cache_reports(self) -> list[dict[str, Any]]:
+        """What of each prompt was at hand, and why not more of it."""
+        return [_cache_report(s.request, s.writer.cache) for s in self._sequences[:: self._num_choices]]
+
     def log_fields(self) -> Mapping[str, Any]:
         """What the request's log line says of it: counts, times, reasons; no content."""
         firsts = [s.first_token - s.arrival for s in self._sequences if s.first_token is not None]
@@ -302,7 +315,22 @@ class Generation:
         return {
             **asdict(self.counts()),
             "num_replayed_answers": self._num_replayed,
+            "cache_miss": ",".join(sorted({s.writer.cache.miss for s in self._sequences if s.writer.cache})),
             "finish_reason": ",".join(sorted(reasons)),
             "queue_seconds": round(max(admitted), 4) if admitted else None,
             "first_token_seconds": round(min(firsts), 4) if firsts else None,
         }
+
+
+def _cache_report(request: GenerationRequest, report: CacheReport | None) -> dict[str, Any]:
+    """For a client. A message's number counts from zero; the tools on offer are part of the first."""
+    if report is None:
+        return {"cached_tokens": 0, "known_tokens": 0, "tier": None, "miss": None, "first_different_message": None}
+    differs = report.miss is MissReason.DIFFERS and bool(request.boundaries)
+    return {
+        "cached_tokens": report.num_cached_tokens,
+        "known_tokens": report.num_known_tokens,
+        "tier": "memory" if report.num_cached_tokens else None,
+        "miss": report.miss,
+        "first_different_message": bisect_right(request.boundaries, report.num_known_tokens) if differs else None,
+    }

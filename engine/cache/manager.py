@@ -6,24 +6,14 @@ checkpoints and the arithmetic between tokens and blocks; it knows no tensors an
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
 from engine.cache.checkpoints import Checkpoint, Checkpoints
 from engine.cache.pool import IdPool, SharedPool
-from engine.cache.prefix import PrefixKeys
+from engine.cache.prefix import Lineage
 from engine.errors import InvariantViolation
-
-
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """A sequence's tokens, the names of their prefixes under a salt, and its client's name for the conversation."""
-
-    tokens: Sequence[int]
-    keys: PrefixKeys
-    salt: str = ""
-    session: str | None = None
 
 
 @dataclass(slots=True)

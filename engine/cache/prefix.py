@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 KEY_BYTES = 16
@@ -44,3 +45,20 @@ class PrefixKeys:
                 break
             common += 1
         return common
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A sequence's tokens, the names of their prefixes under a salt, and its client's name for the conversation."""
+
+    tokens: Sequence[int]
+    keys: PrefixKeys
+    salt: str = ""
+    session: str | None = None
+
+    def is_beginning_of(self, other: "Lineage") -> bool:
+        """Whether the other goes on from all of these tokens, under the same salt."""
+        num_tokens = len(self.tokens)
+        if len(other.tokens) < num_tokens:
+            return False
+        return self.keys.num_common_tokens(self.tokens, other.keys, other.tokens) == num_tokens

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
 
+from engine.cache.explanation import Explainer
 from engine.cache.manager import CacheManager
 from engine.errors import InvariantViolation
 from engine.plan import Restore, ScheduledSequence, SequenceResult, Snapshot, StateAction, StepPlan, StepResult
@@ -51,6 +52,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.num_preemptions = 0
         self._budget = budget
+        self._explainer = Explainer()
         self._max_model_len = max_model_len
         self._clock = clock
         self._step = 0
@@ -125,7 +127,8 @@ class Scheduler:
         sequence.num_computed_tokens = hit.position if hit else 0
         if sequence.admitted is None:
             sequence.admitted = self._clock()
-            sequence.num_cached_tokens = sequence.num_computed_tokens
+            positions = sequence.checkpoint_positions
+            sequence.cache_report = self._explainer.report(sequence.lineage, sequence.num_computed_tokens, positions)
         return True
 
     def _is_being_computed(self, sequence: Sequence) -> bool:
@@ -271,6 +274,8 @@ class Scheduler:
         allocation, sequence.allocation = sequence.allocation, None
         if allocation is None:
             return
+        if sequence.finish_reason is not None:
+            self._explainer.note(sequence.lineage)
         if keep and allocation.hit is None:
             is_answer = sequence.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
             self.cache.retire(allocation, sequence.lineage, sequence.num_computed_tokens, is_answer)

@@ -3,11 +3,11 @@
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from engine.cache.manager import Allocation, Lineage
-from engine.cache.prefix import PrefixKeys
+from engine.cache.manager import Allocation
+from engine.cache.prefix import Lineage, PrefixKeys
 from engine.plan import SampleSpec
 from engine.scheduler.seen_tokens import SeenTokens
-from engine.types import FinishReason, GenerationRequest, RequestTimes
+from engine.types import CacheReport, FinishReason, GenerationRequest, RequestTimes
 
 SPARSE_TOKENS = 4096  # between checkpoints inside a long message
 NEAR_TOKENS = 32  # as much may be read again, rather than kept twice
@@ -44,7 +44,7 @@ class Sequence:
 
     It waits while `allocation` is None and runs while it has one. A sequence that was part of a failed step is suspect:
     it is computed alone until it has `suspect_until` tokens again, or fails. `abort_requested` is honoured by the step
-    in flight's end. `end_token_ids` are the tokens that end it. `num_cached_tokens` of its prompt were not computed.
+    in flight's end. `end_token_ids` are the tokens that end it. `cache_report` says what of its prompt was at hand.
     """
 
     seq_id: int
@@ -59,7 +59,7 @@ class Sequence:
     lineage: Lineage = field(init=False)
     checkpoint_positions: tuple[int, ...] = field(init=False)
     num_computed_tokens: int = 0
-    num_cached_tokens: int = 0
+    cache_report: CacheReport | None = None
     allocation: Allocation | None = None
     finish_reason: FinishReason | None = None
     error: str | None = None
@@ -94,6 +94,10 @@ class Sequence:
     @property
     def num_generated_tokens(self) -> int:
         return len(self.tokens) - len(self.request.prompt_ids)
+
+    @property
+    def num_cached_tokens(self) -> int:
+        return self.cache_report.num_cached_tokens if self.cache_report else 0
 
     @property
     def num_uncomputed_tokens(self) -> int:

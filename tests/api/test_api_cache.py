@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.client import KeptState
-from tests.support.api import WEATHER, Api, hello
+from tests.support.api import WEATHER, Api, chunks_of, hello
 from tests.support.scripted_engine import EOS, TOKENIZER, say
 from tests.support.tiny_text_model import tiny_model
 
@@ -110,6 +110,25 @@ def test_what_is_kept_is_listed_and_forgotten_by_key() -> None:
     assert api.get("/cache", headers=headers).json()["kept"] == []
     assert len(api.engine.kept) == 1
     assert api.get("/cache").status_code == 401
+
+
+def test_a_report_for_those_who_ask() -> None:
+    api = Api(say("Hello", cached=21))
+    assert "cache_report" not in api.chat().json()["usage"]
+    messages = [{"role": "system", "content": "be"}, {"role": "user", "content": "hi"}]
+    body = {"messages": messages, "cache_report": True}
+    expected = {
+        "cached_tokens": 21,
+        "known_tokens": 21,
+        "tier": "memory",
+        "miss": "differs",
+        "first_different_message": 1,
+    }
+    assert api.post("/v1/chat/completions", body).json()["usage"]["cache_report"] == [expected]
+    streamed = api.post("/v1/chat/completions", {**body, "stream": True, "stream_options": {"include_usage": True}})
+    assert chunks_of(streamed.text)[-1]["usage"]["cache_report"] == [expected]
+    plain = Api(say("Hello")).complete(prompt=["a", "b"], cache_report=True).json()["usage"]["cache_report"]
+    assert [report["miss"] for report in plain] == ["new", "new"]
 
 
 # --- answers that come back -----------------------------------------------------------------------------------------

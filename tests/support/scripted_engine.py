@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 
 from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, StepStats
 from engine.errors import ContextOverflow, EngineError, Overloaded, RequestError
-from engine.types import FinishReason, GenerationRequest, RequestTimes, TokenLogprobs, TokenOutput
+from engine.types import (
+    CacheReport,
+    FinishReason,
+    GenerationRequest,
+    MissReason,
+    RequestTimes,
+    TokenLogprobs,
+    TokenOutput,
+)
 from tests.support.tiny_text_model import tiny_model
 
 TOKENIZER = tiny_model().tokenizer
@@ -71,7 +79,7 @@ def _play(
             step,
             logprobs,
             finish_reason=reason if last else None,
-            num_cached_tokens=cached,
+            cache=CacheReport(cached, cached, MissReason.DIFFERS if cached else MissReason.NEW),
             times=RequestTimes(now, now, now, now) if last else None,
         )
 

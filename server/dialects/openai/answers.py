@@ -16,9 +16,9 @@ from server.chat.events import (
     ToolCallArguments,
     ToolCallStarted,
 )
-from server.dialects.openai.schema import StreamOptions
+from server.dialects.openai.schema import GenerationFields, StreamOptions
 from server.errors import ApiError, InternalError, RequestAborted
-from server.generation import Generation, TokenCounts
+from server.generation import Generation
 from server.sse import data_event
 
 DONE = data_event(b"[DONE]")
@@ -49,23 +49,27 @@ class Encoder(Protocol):
         ...
 
 
-def usage_of(counts: TokenCounts) -> dict[str, Any]:
-    """The usage object, every member always there."""
+def usage_of(generation: Generation, with_cache_report: bool = False) -> dict[str, Any]:
+    """The usage object, every member always there but the report, which is for those who ask."""
+    counts = generation.counts()
+    report = {"cache_report": generation.cache_reports()} if with_cache_report else {}
     return {
         "prompt_tokens": counts.num_prompt_tokens,
         "completion_tokens": counts.num_generated_tokens,
         "total_tokens": counts.num_prompt_tokens + counts.num_generated_tokens,
         "prompt_tokens_details": {"cached_tokens": counts.num_cached_tokens},
+        **report,
     }
 
 
 class Chunks:
     """Makes the chunks of one stream."""
 
-    def __init__(self, identity: Identity, kind: str, options: StreamOptions | None, generation: Generation) -> None:
+    def __init__(self, identity: Identity, kind: str, body: GenerationFields, generation: Generation) -> None:
         head = {"id": identity.id, "object": kind, "created": identity.created, "model": identity.model}
         self._head = to_json(head).removesuffix(b"}") + b',"choices":['  # what every chunk begins with
-        self._options = options or StreamOptions()
+        self._options = body.stream_options or StreamOptions()
+        self._with_cache_report = body.cache_report
         self._generation = generation
 
     def choice(self, choice: Mapping[str, Any]) -> bytes:
@@ -83,8 +87,11 @@ class Chunks:
         return self._chunk(b"", with_usage=True) + DONE
 
     def _chunk(self, choices: bytes, with_usage: bool) -> bytes:
-        usage = b',"usage":' + to_json(usage_of(self._generation.counts())) if with_usage else b""
+        usage = b',"usage":' + to_json(self._usage()) if with_usage else b""
         return data_event(self._head + choices + b"]" + usage + b"}")
+
+    def _usage(self) -> dict[str, Any]:
+        return usage_of(self._generation, self._with_cache_report)
 
 
 class TextTemplate:

@@ -35,7 +35,7 @@ class ChatEncoder:
 
     async def stream(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         """Chunks; each choice opens with its role."""
-        chunks = Chunks(self._identity, "chat.completion.chunk", self._body.stream_options, generation)
+        chunks = Chunks(self._identity, "chat.completion.chunk", self._body, generation)
         texts: dict[int, TextTemplate] = {}
         async for news in generation:
             event = unbroken(news)
@@ -75,7 +75,7 @@ class ChatEncoder:
             "created": self._identity.created,
             "model": self._identity.model,
             "choices": [choice.whole(self._body.logprobs) for _, choice in sorted(choices.items())],
-            "usage": usage_of(generation.counts()),
+            "usage": usage_of(generation, self._body.cache_report),
         }
 
 

@@ -23,7 +23,7 @@ class CompletionEncoder:
 
     async def stream(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         """Chunks of text."""
-        chunks = Chunks(self._identity, "text_completion", self._body.stream_options, generation)
+        chunks = Chunks(self._identity, "text_completion", self._body, generation)
         offsets: dict[int, _Offsets] = {}
         async for news in generation:
             event = unbroken(news)
@@ -62,7 +62,7 @@ class CompletionEncoder:
             "created": self._identity.created,
             "model": self._identity.model,
             "choices": choices,
-            "usage": usage_of(generation.counts()),
+            "usage": usage_of(generation, self._body.cache_report),
         }
 
     def _echo(self, choice: int) -> str:

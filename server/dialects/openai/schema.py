@@ -81,6 +81,7 @@ class GenerationFields(_Body):
     allowed_token_ids: tuple[int, ...] | None = None
     priority: int = 0
     request_id: str | None = None
+    cache_report: bool = False
     cache_salt: str | None = Field(None, min_length=1, max_length=MAX_NAME)
     prompt_cache_key: str | None = Field(None, max_length=MAX_NAME)
     session_id: str | None = Field(None, max_length=MAX_NAME)

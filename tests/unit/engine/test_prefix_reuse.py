@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from engine.cache.explanation import MAX_SEQUENCES
 from engine.plan import StateAction
 from engine.scheduler.sequence import NEAR_TOKENS, SPARSE_TOKENS, Sequence
-from engine.types import FinishReason, GenerationRequest, SamplingParams
+from engine.types import CacheReport, FinishReason, GenerationRequest, MissReason, SamplingParams
 from tests.support.engine_runs import Run, fixed_length, limits, prompt
 from tests.support.hash_model import fail_on_steps
 
@@ -309,3 +310,42 @@ def test_an_answer_that_failed_keeps_no_state() -> None:
 def _plain(conversation: Conversation) -> tuple[tuple[int, ...], SamplingParams]:
     request = GenerationRequest("r", conversation.tokens, fixed_length(ANSWER))
     return request.prompt_ids, request.sampling
+
+
+# --- why a hit is not longer ----------------------------------------------------------------------------------------
+
+
+def report(run: Run, conversation: Conversation, salt: str = "me/") -> CacheReport:
+    sequence = Agent(run, salt).ask(conversation)
+    run.finish()
+    assert sequence.cache_report is not None
+    return sequence.cache_report
+
+
+def test_reasons() -> None:
+    run = roomy()
+    first = SYSTEM.and_then(message(2))
+    assert report(run, first) == CacheReport(0, 0, MissReason.NEW)
+    assert report(run, first) == CacheReport(139, 140, MissReason.NONE)
+    edited = SYSTEM.and_then((*message(2)[:30], 1, 2))
+    assert report(run, edited) == CacheReport(100, 130, MissReason.DIFFERS)
+    assert report(run, first, "me/x") == CacheReport(0, 0, MissReason.SALT)
+    assert report(run, first, "you/") == CacheReport(0, 0, MissReason.NEW)
+    run.cache.forget(lambda salt: True)
+    assert report(run, first) == CacheReport(0, 140, MissReason.GONE)
+
+
+def test_the_report_outlives_a_preemption() -> None:
+    run = Run(limits(num_blocks=28, num_slots=2, num_checkpoints=4, max_model_len=90))
+    sequences = [run.add(prompt(30, i), fixed_length(40)) for i in range(2)]
+    run.finish()
+    assert run.scheduler.num_preemptions
+    assert [s.cache_report for s in sequences] == [CacheReport(0, 0, MissReason.NEW)] * 2
+
+
+def test_what_is_remembered_for_reports_is_bounded() -> None:
+    run = roomy(num_checkpoints=0)
+    for i in range(MAX_SEQUENCES + 5):
+        report(run, Conversation().and_then(message(i, 20)))
+    assert report(run, Conversation().and_then(message(0, 20))).num_known_tokens < 10
+    assert report(run, Conversation().and_then(message(MAX_SEQUENCES, 20))).miss is MissReason.GONE

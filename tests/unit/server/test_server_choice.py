@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.types import FinishReason, TokenLogprobs, TokenOutput
+from engine.types import CacheReport, FinishReason, MissReason, TokenLogprobs, TokenOutput
 from server.chat.conversation import Tool
 from server.chat.events import (
     ChoiceFinished,
@@ -155,5 +155,7 @@ def test_the_end_token_on_request() -> None:
 
 def test_cached_tokens_are_told_at_the_end() -> None:
     writer = ChoiceWriter(0, 7, TOKENIZER, OutputOptions())
-    [event] = writer.feed(TokenOutput((EOS,), finish_reason=FinishReason.STOP, num_cached_tokens=5))
+    [event] = writer.feed(
+        TokenOutput((EOS,), finish_reason=FinishReason.STOP, cache=CacheReport(5, 6, MissReason.DIFFERS))
+    )
     assert event == ChoiceFinished(0, "stop", 7, 1, 5, None)
