@@ -95,12 +95,17 @@ class Checkpoints:
 
     def longest(self, tokens: Sequence[int], keys: PrefixKeys, limit: int) -> Checkpoint | None:
         """The one of the longest prefix of `tokens` with at most `limit` tokens."""
-        for num_blocks in range(limit // self._block_size, -1, -1):
-            known = self._by_key.get(keys.key(tokens, num_blocks), ())
+        for key in reversed(keys.up_to(tokens, limit // self._block_size)):
+            known = self._by_key.get(key, ())
             fitting = [c for c in known if c.position <= limit and self._has_tail(c, tokens)]
             if fitting:
                 return max(fitting, key=lambda c: c.position)
         return None
+
+    def at(self, tokens: Sequence[int], keys: PrefixKeys, position: int) -> Checkpoint | None:
+        """The one of just the first `position` tokens."""
+        known = self._by_key.get(keys.key(tokens, position // self._block_size), ())
+        return next((c for c in known if c.position == position and self._has_tail(c, tokens)), None)
 
     def add(self, checkpoint: Checkpoint) -> None:
         """Enter one whose prefix has none yet."""

@@ -14,7 +14,7 @@ LOOKED_AT = 256  # tokens that two prompts under different salts must share to b
 
 
 class Explainer:
-    """Remembers the tokens of earlier sequences, the most recent first to be compared, within a bound."""
+    """Remembers the tokens of the latest sequences, within a bound."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[int, Lineage] = OrderedDict()

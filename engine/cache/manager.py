@@ -197,8 +197,8 @@ class CacheManager:
         return len(unused)
 
     def _is_known(self, lineage: Lineage, position: int) -> bool:
-        known = self._checkpoints.longest(lineage.tokens, lineage.keys, position)
-        if known is None or known.position < position:
+        known = self._checkpoints.at(lineage.tokens, lineage.keys, position)
+        if known is None:
             return False
         known.use(self._clock())
         return True

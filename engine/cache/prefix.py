@@ -27,6 +27,11 @@ class PrefixKeys:
             keys.append(blake2b(keys[-1] + block, digest_size=KEY_BYTES).digest())
         return keys[num_blocks]
 
+    def up_to(self, tokens: Sequence[int], num_blocks: int) -> list[bytes]:
+        """The names of its first 0, 1, … `num_blocks` blocks."""
+        self.key(tokens, num_blocks)
+        return self._keys[: num_blocks + 1]
+
     def num_common_tokens(self, tokens: Sequence[int], other: "PrefixKeys", other_tokens: Sequence[int]) -> int:
         """How many tokens two lists have in common from the start; 0 under different salts."""
         size = self._block_size

@@ -135,16 +135,18 @@ class Scheduler:
         """Whether a running sequence is about to leave a checkpoint that this one could start from: then it waits."""
         if not self.cache.num_checkpoints:
             return False
-        hit = self.cache.match(sequence.lineage)
-        known = hit.position if hit else 0
+        last = len(sequence.tokens) - 1
+        coming = 0
         for other in self.running:
             if other.suspect or other.num_computed_tokens >= len(other.request.prompt_ids):
                 continue
             mine, theirs = sequence.lineage, other.lineage
             common = mine.keys.num_common_tokens(mine.tokens, theirs.keys, theirs.tokens)
-            if other.positions_between(max(known, other.num_computed_tokens), min(common, len(mine.tokens) - 1)):
-                return True
-        return False
+            coming = max(coming, *other.positions_between(other.num_computed_tokens, min(common, last)), 0)
+        if not coming:
+            return False
+        hit = self.cache.match(sequence.lineage)
+        return hit is None or hit.position < coming
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Blocks for all known tokens, preempting from the end of the line; False when it was itself preempted."""
