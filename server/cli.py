@@ -24,6 +24,7 @@ from server.app import create_app
 from server.auth import ApiKeys, read_keys
 from server.chat.template import TemplateError
 from server.daemon import open_socket, run
+from server.doctor import parity_table, run_parity
 from server.health import daemon_version
 from server.logs import configure_logging
 from server.model import ServedModel, default_names, read_files, served_model
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in unknown_variables(os.environ):
         _say(f"warning: the variable {name} means nothing to deltaloop")
     try:
-        return _serve(settings, keys)
+        return _doctor(settings) if known.command == "doctor" else _serve(settings, keys)
     except (LoadError, TemplateError) as error:
         return _complain(str(error), _FAILED)
     except KeyboardInterrupt:
@@ -82,6 +83,17 @@ def make_parser() -> argparse.ArgumentParser:
         usage="deltaloop serve [MODEL] [options]",
     )
     add_options(serve)
+    doctor = commands.add_parser(
+        "doctor",
+        help="check whether this machine and model keep what is promised",
+        description="Computes one prompt in several ways and tells whether the answers are the same. Exit code 1: not.",
+        epilog="Options are those of serve.",
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
+        usage="deltaloop doctor --parity [MODEL] [options]",
+    )
+    doctor.add_argument("--parity", action="store_true", required=True, help="alone, cached, in company, in chunks")
+    add_options(doctor)
     return parser
 
 
@@ -132,6 +144,17 @@ def _serve(settings: Settings, keys: ApiKeys) -> int:
             on_listening=lambda: _say(greeting(listener, model, bool(keys))),
         )
     return 0
+
+
+def _doctor(settings: Settings) -> int:
+    configure_logging(settings.log_level)
+    path = settings.model or bundled_model()
+    model = served_model(read_files(path), settings.served_model_name or default_names(settings.model))
+    with loading_bar() as progress:
+        engine = load_engine(engine_config(settings, path, model.tokenizer.max_id + 1), progress)
+    findings = run_parity(engine, model)
+    Console().print(parity_table(findings))
+    return 0 if all(finding.same_tokens and finding.same_logprobs for finding in findings) else _FAILED
 
 
 def bundled_model() -> Path:

@@ -33,4 +33,4 @@ def test_the_readme_names_only_options_that_exist() -> None:
     words = (ROOT / "README.md").read_text().replace("`", " ").replace("'", " ").split()
     flags = {word.strip(".,;)") for word in words if word.startswith("--")}
     known = {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
-    assert flags - known <= {"--help", "--config", "--index-url", "--model", "--auth-type"}
+    assert flags - known <= {"--help", "--config", "--index-url", "--model", "--auth-type", "--parity"}
