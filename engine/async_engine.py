@@ -258,7 +258,7 @@ class AsyncEngine:
         """See `EngineClient.kept_states`."""
         now = time.monotonic()
         kept = [
-            KeptState(c.salt, c.position, c.num_beyond, c.is_answer, c.num_turns, c.num_hits, now - c.last_used)
+            KeptState(c.lineage.salt, c.position, c.num_beyond, c.is_answer, c.num_turns, c.num_hits, now - c.last_used)
             for c in self._core.scheduler.cache.checkpoints
         ]
         return sorted(kept, key=lambda state: -state.num_tokens)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -23,7 +23,7 @@ from engine.errors import LoadError
 from server.app import create_app
 from server.auth import ApiKeys, read_keys
 from server.chat.template import TemplateError
-from server.daemon import open_socket, run
+from server.daemon import StartableEngine, open_socket, run
 from server.doctor import parity_table, run_parity
 from server.health import daemon_version
 from server.logs import configure_logging
@@ -73,14 +73,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"deltaloop {daemon_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    usual: dict[str, Any] = {
+        "allow_abbrev": False,
+        "formatter_class": lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
+    }
     serve = commands.add_parser(
         "serve",
         help="serve a model over an OpenAI-compatible API",
         description="Serve a model over an OpenAI-compatible API.",
         epilog=_EPILOG,
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
         usage="deltaloop serve [MODEL] [options]",
+        **usual,
     )
     add_options(serve)
     doctor = commands.add_parser(
@@ -88,9 +91,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="check whether this machine and model keep what is promised",
         description="Computes one prompt in several ways and tells whether the answers are the same. Exit code 1: not.",
         epilog="Options are those of serve.",
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
         usage="deltaloop doctor --parity [MODEL] [options]",
+        **usual,
     )
     doctor.add_argument("--parity", action="store_true", required=True, help="alone, cached, in company, in chunks")
     add_options(doctor)
@@ -123,16 +125,14 @@ def engine_config(settings: Settings, model: Path, num_used_tokens: int | None) 
 def _serve(settings: Settings, keys: ApiKeys) -> int:
     configure_logging(settings.log_level)
     signal.signal(signal.SIGTERM, _terminate)
-    path = settings.model or bundled_model()
-    model = served_model(read_files(path), settings.served_model_name or default_names(settings.model))
+    model = _text_side(settings)
     try:
         listener = open_socket(settings.host, settings.port)
     except OSError as error:
         reason = error.strerror or error
         return _complain(f"cannot listen on {settings.host} port {settings.port}: {reason}; try --port", _FAILED)
     with listener:
-        with loading_bar() as progress:
-            engine = load_engine(engine_config(settings, path, model.tokenizer.max_id + 1), progress)
+        engine = _load(settings, model)
         info = engine.info
         _say(f"{info.device}, {info.dtype}, contexts of {info.max_model_len} tokens\n{info.memory_plan}\n")
         app = create_app(engine, settings, model, keys)
@@ -148,13 +148,21 @@ def _serve(settings: Settings, keys: ApiKeys) -> int:
 
 def _doctor(settings: Settings) -> int:
     configure_logging(settings.log_level)
-    path = settings.model or bundled_model()
-    model = served_model(read_files(path), settings.served_model_name or default_names(settings.model))
-    with loading_bar() as progress:
-        engine = load_engine(engine_config(settings, path, model.tokenizer.max_id + 1), progress)
-    findings = run_parity(engine, model)
+    model = _text_side(settings)
+    findings = run_parity(_load(settings, model), model)
     Console().print(parity_table(findings))
     return 0 if all(finding.same_tokens and finding.same_logprobs for finding in findings) else _FAILED
+
+
+def _text_side(settings: Settings) -> ServedModel:
+    files = read_files(settings.model or bundled_model())
+    return served_model(files, settings.served_model_name or default_names(settings.model))
+
+
+def _load(settings: Settings, model: ServedModel) -> StartableEngine:
+    config = engine_config(settings, settings.model or bundled_model(), model.tokenizer.max_id + 1)
+    with loading_bar() as progress:
+        return load_engine(config, progress)
 
 
 def bundled_model() -> Path:

@@ -76,11 +76,12 @@ class PromptEncoder:
             rendered = template.render(conversation, special_tokens=tokenizer.special_tokens)
         except TemplateError as error:
             raise InvalidRequest(f"{error}.", param="messages") from error
-        texts = [text for text, is_control in rendered.pieces() if not is_control]
+        ends = [end for _, end in rendered.control_spans]
+        opening = rendered.text[ends[-1] :] if ends else ""
+        num_openings = sum(rendered.text.startswith(opening, end) for end in ends)
         num_answers = sum(message.role == "assistant" for message in conversation.messages)
-        opening = texts[-1] if texts else ""
         # Where the next answer would begin, all others began. A template that writes them in another way has no replay.
-        if self._history is None or sum(text.startswith(opening) for text in texts) != num_answers + 1:
+        if self._history is None or num_openings != num_answers + 1:
             ids, boundaries = tokenizer.encode_prompt(rendered)
             return Prompt(tuple(ids), tuple(boundaries))
         replay = Replay(self._history, salt, conversation.messages, tokenizer.encode(opening, parse_special=False))

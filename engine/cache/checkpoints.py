@@ -4,11 +4,11 @@ A recurrent state cannot be cut: it is good for continuing after exactly the tok
 of one, with the KV blocks of the same tokens. Checkpoints form a tree by their prefixes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from engine.cache.prefix import PrefixKeys
+from engine.cache.prefix import Lineage
 
 LIVE_SECONDS = 900.0
 FORGIVEN_SECONDS = 60.0
@@ -21,8 +21,7 @@ class Checkpoint:
     """The state after the first `position` tokens of some sequence.
 
     Attributes:
-        tokens, keys: the sequence, or more of it, and the names of its prefixes under a salt.
-        session: a client's name for the conversation it comes from.
+        lineage: the sequence, or more of it.
         slot: where the state is.
         block_ids: the KV blocks of the prefix; the last one may be partly another's.
         num_turns: how often an answer's end was continued on the way here: zero for a conversation's first turn.
@@ -33,10 +32,7 @@ class Checkpoint:
         parent, children: the nearest checkpoints before and after it.
     """
 
-    tokens: Sequence[int]
-    keys: PrefixKeys
-    salt: str
-    session: str | None
+    lineage: Lineage
     position: int
     slot: int
     block_ids: tuple[int, ...]
@@ -76,7 +72,7 @@ class Checkpoint:
 
     @property
     def _goes_on(self) -> bool:
-        return self.num_turns > 0 or self.session is not None
+        return self.num_turns > 0 or self.lineage.session is not None
 
 
 class Checkpoints:
@@ -93,23 +89,23 @@ class Checkpoints:
     def __iter__(self) -> Iterator[Checkpoint]:
         return chain.from_iterable(self._by_key.values())
 
-    def longest(self, tokens: Sequence[int], keys: PrefixKeys, limit: int) -> Checkpoint | None:
-        """The one of the longest prefix of `tokens` with at most `limit` tokens."""
-        for key in reversed(keys.up_to(tokens, limit // self._block_size)):
+    def longest(self, lineage: Lineage, limit: int) -> Checkpoint | None:
+        """The one of the longest prefix with at most `limit` tokens."""
+        for key in reversed(lineage.keys_up_to(limit // self._block_size)):
             known = self._by_key.get(key, ())
-            fitting = [c for c in known if c.position <= limit and self._has_tail(c, tokens)]
+            fitting = [c for c in known if c.position <= limit and self._has_tail(c, lineage)]
             if fitting:
                 return max(fitting, key=lambda c: c.position)
         return None
 
-    def at(self, tokens: Sequence[int], keys: PrefixKeys, position: int) -> Checkpoint | None:
+    def at(self, lineage: Lineage, position: int) -> Checkpoint | None:
         """The one of just the first `position` tokens."""
-        known = self._by_key.get(keys.key(tokens, position // self._block_size), ())
-        return next((c for c in known if c.position == position and self._has_tail(c, tokens)), None)
+        known = self._by_key.get(lineage.key(position // self._block_size), ())
+        return next((c for c in known if c.position == position and self._has_tail(c, lineage)), None)
 
     def add(self, checkpoint: Checkpoint) -> None:
         """Enter one whose prefix has none yet."""
-        parent = self.longest(checkpoint.tokens, checkpoint.keys, checkpoint.position - 1)
+        parent = self.longest(checkpoint.lineage, checkpoint.position - 1)
         siblings = self._children_of(parent)
         checkpoint.parent = parent
         checkpoint.children = [other for other in siblings if self._begins_with(other, checkpoint)]
@@ -134,16 +130,16 @@ class Checkpoints:
         return self._roots if parent is None else parent.children
 
     def _key(self, checkpoint: Checkpoint) -> bytes:
-        return checkpoint.keys.key(checkpoint.tokens, checkpoint.position // self._block_size)
+        return checkpoint.lineage.key(checkpoint.position // self._block_size)
 
     def _begins_with(self, longer: Checkpoint, shorter: Checkpoint) -> bool:
         if longer.position <= shorter.position:
             return False
-        key = longer.keys.key(longer.tokens, shorter.position // self._block_size)
-        return key == self._key(shorter) and self._has_tail(shorter, longer.tokens)
+        key = longer.lineage.key(shorter.position // self._block_size)
+        return key == self._key(shorter) and self._has_tail(shorter, longer.lineage)
 
-    def _has_tail(self, checkpoint: Checkpoint, tokens: Sequence[int]) -> bool:
+    def _has_tail(self, checkpoint: Checkpoint, lineage: Lineage) -> bool:
         """Whether the tokens after its last whole block are the same; for those before, the names were compared."""
         position = checkpoint.position
         start = position - position % self._block_size
-        return checkpoint.tokens[start:position] == tokens[start:position]
+        return checkpoint.lineage.tokens[start:position] == lineage.tokens[start:position]

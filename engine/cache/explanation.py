@@ -3,8 +3,6 @@
 For people only; nothing is computed differently for it.
 """
 
-from collections import OrderedDict
-
 from engine.cache.prefix import Lineage
 from engine.types import CacheReport, MissReason
 
@@ -17,28 +15,23 @@ class Explainer:
     """Remembers the tokens of the latest sequences, within a bound."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[int, Lineage] = OrderedDict()
-        self._num_tokens = 0
+        self._known: list[Lineage] = []
 
     def note(self, lineage: Lineage) -> None:
         """Remember a sequence that has come to its end, in the place of those that it goes on from."""
-        for name, known in list(self._known.items()):
-            if known.is_beginning_of(lineage):
-                self._forget(name)
-        self._known[id(lineage)] = lineage
-        self._num_tokens += len(lineage.tokens)
-        while self._num_tokens > MAX_TOKENS or len(self._known) > MAX_SEQUENCES:
-            self._forget(next(iter(self._known)))
+        self._known = [known for known in self._known if not known.is_beginning_of(lineage)]
+        self._known.append(lineage)
+        while len(self._known) > MAX_SEQUENCES or sum(len(known.tokens) for known in self._known) > MAX_TOKENS:
+            self._known.pop(0)
 
     def report(self, lineage: Lineage, num_cached_tokens: int, positions: tuple[int, ...]) -> CacheReport:
         """Of a prompt whose states are kept at `positions`."""
-        tokens, keys = lineage.tokens, lineage.keys
-        shared = [keys.num_common_tokens(tokens, other.keys, other.tokens) for other in self._known.values()]
-        num_known = max(max(shared, default=0), num_cached_tokens)
-        wanted = max((p for p in positions if p <= min(num_known, len(tokens) - 1)), default=0)
+        last = len(lineage.tokens) - 1
+        num_known = max(num_cached_tokens, *(lineage.num_common_tokens(other) for other in self._known), 0)
+        wanted = max((p for p in positions if p <= min(num_known, last)), default=0)
         if num_cached_tokens < wanted:
             reason = MissReason.GONE
-        elif num_known >= len(tokens) - 1:
+        elif num_known >= last:
             reason = MissReason.NONE
         elif num_known:
             reason = MissReason.DIFFERS
@@ -49,11 +42,8 @@ class Explainer:
     def _is_known_elsewhere(self, lineage: Lineage) -> bool:
         """By the same owner under another salt: of what others read, nobody is told."""
         beginning, owner = lineage.tokens[:LOOKED_AT], _owner(lineage)
-        others = (o for o in self._known.values() if o.salt != lineage.salt and _owner(o) == owner)
+        others = (o for o in self._known if o.salt != lineage.salt and _owner(o) == owner)
         return any(other.tokens[: len(beginning)] == beginning for other in others)
-
-    def _forget(self, name: int) -> None:
-        self._num_tokens -= len(self._known.pop(name).tokens)
 
 
 def _owner(lineage: Lineage) -> str:

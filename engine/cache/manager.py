@@ -91,7 +91,7 @@ class CacheManager:
 
     def match(self, lineage: Lineage) -> Checkpoint | None:
         """Where a sequence of these tokens could start: at least the last one is always computed."""
-        return self._checkpoints.longest(lineage.tokens, lineage.keys, len(lineage.tokens) - 1)
+        return self._checkpoints.longest(lineage, len(lineage.tokens) - 1)
 
     def admit(self, lineage: Lineage, num_spare_blocks: int) -> Allocation | None:
         """A slot and the blocks for all tokens, if that leaves `num_spare_blocks` free; else None."""
@@ -102,7 +102,7 @@ class CacheManager:
             if hit is None or self._num_running:
                 return None
             # Nobody will give anything back. A copy of a block that is not full takes one more than reading it again.
-            hit = self._checkpoints.longest(lineage.tokens, lineage.keys, hit.position - 1)
+            hit = self._checkpoints.longest(lineage, hit.position - 1)
         shared = self._shared_blocks(hit)
         num_new = self.num_blocks_for(len(lineage.tokens)) - len(shared)
         if hit is not None:
@@ -191,13 +191,13 @@ class CacheManager:
 
     def forget(self, salted: Callable[[str], bool]) -> int:
         """Drop all checkpoints with such salts, but those in use; how many that were."""
-        unused = [c for c in self._checkpoints if not c.num_pins and salted(c.salt)]
+        unused = [c for c in self._checkpoints if not c.num_pins and salted(c.lineage.salt)]
         for checkpoint in unused:
             self._remove(checkpoint)
         return len(unused)
 
     def _is_known(self, lineage: Lineage, position: int) -> bool:
-        known = self._checkpoints.at(lineage.tokens, lineage.keys, position)
+        known = self._checkpoints.at(lineage, position)
         if known is None:
             return False
         known.use(self._clock())
@@ -207,18 +207,7 @@ class CacheManager:
         block_ids = tuple(allocation.block_ids[: self.num_blocks_for(position)])
         self._blocks.hold(block_ids, live=False)
         now = self._clock()
-        checkpoint = Checkpoint(
-            tokens=lineage.tokens,
-            keys=lineage.keys,
-            salt=lineage.salt,
-            session=lineage.session,
-            position=position,
-            slot=slot,
-            block_ids=block_ids,
-            num_turns=allocation.num_turns,
-            is_answer=is_answer,
-            last_used=now,
-        )
+        checkpoint = Checkpoint(lineage, position, slot, block_ids, allocation.num_turns, is_answer, now)
         self._checkpoints.add(checkpoint)
         checkpoint.use(now)
 

@@ -140,8 +140,7 @@ class Scheduler:
         for other in self.running:
             if other.suspect or other.num_computed_tokens >= len(other.request.prompt_ids):
                 continue
-            mine, theirs = sequence.lineage, other.lineage
-            common = mine.keys.num_common_tokens(mine.tokens, theirs.keys, theirs.tokens)
+            common = sequence.lineage.num_common_tokens(other.lineage)
             coming = max(coming, *other.positions_between(other.num_computed_tokens, min(common, last)), 0)
         if not coming:
             return False

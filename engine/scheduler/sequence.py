@@ -4,7 +4,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from engine.cache.manager import Allocation
-from engine.cache.prefix import Lineage, PrefixKeys
+from engine.cache.prefix import Lineage
 from engine.plan import SampleSpec
 from engine.scheduler.seen_tokens import SeenTokens
 from engine.types import CacheReport, FinishReason, GenerationRequest, RequestTimes
@@ -74,8 +74,7 @@ class Sequence:
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt_ids)
         self.seen = _seen_tokens(self.request)
-        keys = PrefixKeys(self.request.cache_salt, self.block_size)
-        self.lineage = Lineage(self.tokens, keys, self.request.cache_salt, self.request.session)
+        self.lineage = Lineage(self.tokens, self.block_size, self.request.cache_salt, self.request.session)
         self.checkpoint_positions = _checkpoint_positions(self.request)
         params = self.request.sampling
         self.end_token_ids = (() if params.ignore_eos else self.eos_token_ids) + params.stop_token_ids

@@ -55,12 +55,13 @@ class Modules:
 
     def held(self, stack: Matrix, names: Sequence[str], role: Role) -> Matrix:
         """A stack as it is to be held; `names` are for errors."""
+        is_mapped = stack.format.code != INT4_CODE  # 4-bit ones are made, and their bytes were told then
         try:
-            held = self.conversion.matrix(stack, role, is_mapped=stack.format.code != INT4_CODE)
+            held = self.conversion.matrix(stack, role, is_mapped)
         except ValueError as error:
             named = names[0] if len(names) == 1 else f"{names[0]} or one of those up to {names[-1]}"
             raise LoadError(f"{self.inventory.source}: {named}: {error}") from None
-        if held is not stack and stack.format.code != INT4_CODE:  # whose bytes were told as they were made
+        if held is not stack and is_mapped:
             self.report(stack.num_bytes)
         return held
 

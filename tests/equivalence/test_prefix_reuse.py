@@ -88,9 +88,6 @@ def test_with_hardly_any_memory(model: Any) -> None:
     ]
     arrivals += [(LATER * (i // 2), request) for i, request in enumerate(others)]
     warm = run(model, arrivals, num_blocks=34, num_checkpoints=3, num_slots=3, max_tokens_per_step=40)
-    cold = dict(turns_by_id(turns)) | {r.request_id: run(model, [(0, r)])[r.request_id] for r in others}
+    cold = {request.request_id: answer for request, answer in turns}
+    cold |= {r.request_id: run(model, [(0, r)])[r.request_id] for r in others}
     assert all(_same(warm[request_id], answer) for request_id, answer in cold.items())
-
-
-def turns_by_id(turns: list[tuple[GenerationRequest, Answer]]) -> list[tuple[str, Answer]]:
-    return [(request.request_id, answer) for request, answer in turns]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.core import CoreLimits
 from engine.types import GenerationRequest, SamplingParams
-from tests.property.test_bookkeeping import ENGINE_SEED, Arrival, Driver, Workload
+from tests.property.test_bookkeeping import ENGINE_SEED, Arrival, Driver, Workload, play
 from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, expected_tokens, fail_on_steps
 
 
@@ -59,14 +59,6 @@ def workloads(draw: st.DrawFn, aborts: bool = True) -> Workload:
             arrivals.append(Arrival(step, request, abort_after, draw(st.booleans())))
             step += draw(st.integers(0, 30))
     return Workload(limits, tuple(sorted(arrivals, key=lambda a: a.step)), 0.001, draw(st.sampled_from([1e-5, 5e-3])))
-
-
-def play(workload: Workload) -> Driver:
-    driver = Driver(workload)
-    driver.run()
-    driver.check_all_returned()
-    driver.check_outputs()
-    return driver
 
 
 @settings(max_examples=400, deadline=None)

@@ -69,7 +69,7 @@ class Chunks:
         head = {"id": identity.id, "object": kind, "created": identity.created, "model": identity.model}
         self._head = to_json(head).removesuffix(b"}") + b',"choices":['  # what every chunk begins with
         self._options = body.stream_options or StreamOptions()
-        self._with_cache_report = body.cache_report
+        self._with_report = body.cache_report
         self._generation = generation
 
     def choice(self, choice: Mapping[str, Any]) -> bytes:
@@ -87,11 +87,8 @@ class Chunks:
         return self._chunk(b"", with_usage=True) + DONE
 
     def _chunk(self, choices: bytes, with_usage: bool) -> bytes:
-        usage = b',"usage":' + to_json(self._usage()) if with_usage else b""
+        usage = b',"usage":' + to_json(usage_of(self._generation, self._with_report)) if with_usage else b""
         return data_event(self._head + choices + b"]" + usage + b"}")
-
-    def _usage(self) -> dict[str, Any]:
-        return usage_of(self._generation, self._with_cache_report)
 
 
 class TextTemplate:

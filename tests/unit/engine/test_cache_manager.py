@@ -2,9 +2,9 @@
 
 import pytest
 
-from engine.cache.manager import Allocation, CacheManager, Lineage
+from engine.cache.manager import Allocation, CacheManager
 from engine.cache.pool import IdPool
-from engine.cache.prefix import PrefixKeys
+from engine.cache.prefix import Lineage
 from engine.errors import InvariantViolation
 
 
@@ -15,7 +15,7 @@ def admitted(manager: CacheManager, num_tokens: int, num_spare_blocks: int = 0) 
 
 
 def _lineage(num_tokens: int) -> Lineage:
-    return Lineage(list(range(num_tokens)), PrefixKeys("", 4))
+    return Lineage(list(range(num_tokens)), 4)
 
 
 def test_a_pool_hands_out_each_id_once() -> None:
