@@ -41,7 +41,8 @@ class Conversion:
         device: where all weights go.
         quantization: what to quantise matrices to, but for rows that are no whole number of blocks.
         quantise: who does that; contract at the reference.
-        pack: what packs, where it is, all that can be packed and is made while loading; None leaves it as it is.
+        pack: what packs, where it is, all that can be packed and is made while loading, but for an embedding, whose
+            rows are read one by one; None leaves it as it is.
     """
 
     dtype: torch.dtype
@@ -58,7 +59,8 @@ class Conversion:
             ValueError: it cannot be quantised.
         """
         held = self._converted(stack, role)
-        if self.pack and can_pack(held) and not (is_mapped and held is stack):
+        is_made = not is_mapped or held is not stack
+        if self.pack and is_made and role is not Role.EMBEDDING and can_pack(held):
             return self.pack(held)
         return held
 

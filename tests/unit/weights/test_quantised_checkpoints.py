@@ -1,6 +1,7 @@
 """Quantised hub checkpoints of every kind compute what their dequantised twins do; and quantising while loading."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor
 from engine.config import Quantization
 from engine.loading import load_model
 from engine.model.qwen3_next import Qwen3Next
-from engine.quant.formats import BF16
+from engine.quant.formats import BF16, int4_format
+from engine.quant.matrix import Matrix
 from engine.weights.checkpoint import open_checkpoint
+from engine.weights.conversion import Conversion, Role
 from tests.support.checkpoints import CONFIG, fused, random_tensors, write
 from tests.support.forward import Forward
 from tests.support.quantised import CONFIG_32, KINDS, Quantiser, fp8_blocks, fp8_channels, gptq, quantised
@@ -46,6 +49,16 @@ def test_the_same_as_its_dequantised_twin(kind: str, tmp_path: Path) -> None:
         assert all(torch.equal(mine.dense(i).float(), other.dense(i).float()) for i in range(len(other.parts)))
     assert ours.model.layers[1].mixer.out.format != theirs.model.layers[1].mixer.out.format
     assert torch.equal(ours.logits(IDS, [len(IDS)]), theirs.logits(IDS, [len(IDS)]))
+
+
+def test_what_is_packed_while_loading() -> None:
+    """What is made, where it is made; nothing that is mapped, and no embedding, whose rows are read one by one."""
+    conversion = Conversion(torch.bfloat16, CPU, pack=lambda matrix: replace(matrix, packed=True))
+    format = int4_format(32)
+    stack = Matrix(format, 16, 64, (torch.zeros(16, format.row_bytes(64), dtype=torch.uint8),))
+    assert conversion.matrix(stack, Role.OTHER, is_mapped=False).packed
+    assert not conversion.matrix(stack, Role.OTHER, is_mapped=True).packed
+    assert not conversion.matrix(stack, Role.EMBEDDING, is_mapped=False).packed
 
 
 def test_fp8_stays_mapped_and_its_scales_are_wide(tmp_path: Path) -> None:
