@@ -42,14 +42,15 @@ RUN --mount=type=cache,target=/root/.cache/pip pip wheel --no-deps --wheel-dir /
 
 FROM ${PYTHON}
 RUN groupadd --system --gid 10001 deltaloop \
-    && useradd --system --no-log-init --uid 10001 --gid deltaloop --home-dir /tmp --shell /usr/sbin/nologin deltaloop
+    && useradd --system --no-log-init --uid 10001 --gid deltaloop --home-dir /tmp --shell /usr/sbin/nologin deltaloop \
+    && install --directory --owner deltaloop --group deltaloop --mode 700 /cache
 COPY --from=dependencies /opt/venv /opt/venv
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl
 COPY deploy/docker/healthcheck.py /opt/healthcheck.py
 
 # The address is a variable and not a part of CMD, so that `docker run … serve /models/…` is reachable as well. Only
-# /tmp is ever written to, and only by libraries that cache something.
+# /tmp is ever written to, and only by libraries that cache something; and /cache, with --cache-dir /cache.
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -24,7 +24,7 @@ check: .venv/.installed-dev
 # theirs must be loaded first, and with it what it needs to hand on exceptions. Its reports bypass sys.stderr.
 sanitize: .venv/.installed-dev
 	CXX='sh -c "LD_PRELOAD= exec g++ \"$$@\" -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined" g++' \
-	DELTALOOP_CACHE_DIR=build/sanitize ASAN_OPTIONS=detect_leaks=0 OMP_WAIT_POLICY=passive \
+	DELTALOOP_KERNELS_CACHE=build/sanitize ASAN_OPTIONS=detect_leaks=0 OMP_WAIT_POLICY=passive \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so.6)" \
 	$(BIN)/python -m pytest --capture=sys -m "not slow" tests/kernels $(ARGS)
 

@@ -11,13 +11,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+from engine.cache.checkpoints import KnownPrefix
 from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, StepStats, TokenStream
 from engine.core import EngineCore
 from engine.errors import InvariantViolation, Overloaded
+from engine.filing import StateFiles
+from engine.mover import Mover
 from engine.plan import Executor, StepPlan, StepResult
 from engine.scheduler.sequence import Sequence
-from engine.types import FinishReason, GenerationRequest, TokenOutput
+from engine.types import CacheTier, FinishReason, GenerationRequest, TokenOutput
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +40,10 @@ class AsyncEngine:
         max_num_queued_reqs: int = 1024,
         max_num_queued_tokens: int | None = None,
         spare_work: Iterator[int] | None = None,
+        files: StateFiles | None = None,
     ) -> None:
-        """`spare_work` is done on the worker, a short piece at a time, while nobody waits for a next token."""
+        """`files` are for a core with a disk tier. `spare_work` is done on the worker, a short piece at a time, while
+        nobody waits for a next token."""
         self.info = info
         self.spare_work = spare_work
         self._core = core
@@ -57,10 +63,16 @@ class AsyncEngine:
         self._step_started: float | None = None
         self._seconds_per_request = DEFAULT_RETRY_SECONDS
         self._num_preemptions_told = 0
+        self._num_kept_told = 0
+        self._mover: Mover | None = None
+        if files is not None and core.disk is not None:
+            self._mover = Mover(core.disk, files, on_loaded=self._work.set)
 
     async def start(self) -> None:
         """Start the loop. Requests submitted before wait for it."""
         self._task = asyncio.create_task(self._run(), name="deltaloop-engine")
+        if self._mover is not None:
+            self._mover.start()
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -68,9 +80,10 @@ class AsyncEngine:
         try:
             while True:
                 plan = self._core.schedule()
+                self._tell_mover()
                 if plan is not None:
                     await self._step(plan)
-                else:
+                elif not self._core.scheduler.has_work:
                     self._idle.set()
                 if self.spare_work is not None and (plan is None or not plan.num_continued):
                     await self._do_spare_work(self.spare_work)
@@ -85,6 +98,13 @@ class AsyncEngine:
             self._failure = "the engine stopped because of a fault of its own; its log has the details"
             self._fail_everything()
             self._idle.set()
+
+    def _tell_mover(self) -> None:
+        if self._mover is not None:
+            self._mover.begin_loads()
+            kept, self._num_kept_told = self._num_kept_told, self._core.scheduler.cache.num_kept_ever
+            if kept != self._num_kept_told:
+                self._mover.notice()
 
     async def _do_spare_work(self, pieces: Iterator[int]) -> None:
         try:
@@ -236,6 +256,8 @@ class AsyncEngine:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        if self._mover is not None:
+            await self._mover.close()
         self._failure = self._failure or "the engine was closed"
         self._fail_everything()
         self._worker.shutdown(wait=not stuck)
@@ -252,20 +274,40 @@ class AsyncEngine:
             num_blocks_free=scheduler.cache.num_blocks_free,
             num_checkpoints_kept=scheduler.cache.num_checkpoints_kept,
             num_evictions=scheduler.cache.num_evictions,
+            kept_memory_bytes=scheduler.cache.num_checkpoints_kept * self.info.state_slot_bytes
+            + scheduler.cache.num_blocks_kept * self.info.kv_cache_bytes // self.info.num_blocks,
+            **self._disk_stats(),
         )
+
+    def _disk_stats(self) -> dict[str, Any]:
+        disk = self._core.disk
+        if disk is None:
+            return {}
+        return {
+            "num_states_on_disk": len(disk),
+            "num_disk_evictions": disk.num_evictions,
+            "disk_bytes": disk.num_bytes,
+            "disk_lag_seconds": disk.lag_seconds,
+        }
 
     def kept_states(self) -> list[KeptState]:
         """See `EngineClient.kept_states`."""
-        now = time.monotonic()
-        kept = [
-            KeptState(c.lineage.salt, c.position, c.num_beyond, c.is_answer, c.num_turns, c.num_hits, now - c.last_used)
-            for c in self._core.scheduler.cache.checkpoints
-        ]
+        cache, disk = self._core.scheduler.cache, self._core.disk
+        kept = [_kept_state(checkpoint, CacheTier.MEMORY) for checkpoint in cache.checkpoints]
+        if disk is not None:
+            kept += [_kept_state(f, CacheTier.DISK) for f in disk.filed if not cache.has(f.lineage, f.position)]
         return sorted(kept, key=lambda state: -state.num_tokens)
 
-    def forget_kept_states(self, salted: Callable[[str], bool]) -> int:
+    def forget_kept_states(self, salted: Callable[[str], bool], tier: CacheTier | None = None) -> int:
         """See `EngineClient.forget_kept_states`."""
-        return self._core.scheduler.cache.forget(salted)
+        before = len(self.kept_states())
+        if tier is not CacheTier.DISK:
+            self._core.scheduler.cache.forget(salted)
+        if tier is not CacheTier.MEMORY and self._core.disk is not None:
+            self._core.disk.forget(salted)
+        if self._mover is not None:
+            self._mover.notice()
+        return before - len(self.kept_states())
 
     def health(self) -> EngineHealth:
         """Alive while the loop runs and no step has been under way for two minutes."""
@@ -279,6 +321,19 @@ class AsyncEngine:
     def add_step_listener(self, listener: Callable[[StepStats], None]) -> None:
         """See `EngineClient.add_step_listener`."""
         self._listeners.append(listener)
+
+
+def _kept_state(known: KnownPrefix, tier: CacheTier) -> KeptState:
+    return KeptState(
+        salt=known.lineage.salt,
+        num_tokens=known.position,
+        num_beyond=known.num_beyond,
+        is_answer=known.is_answer,
+        num_turns=known.num_turns,
+        num_hits=known.num_hits,
+        idle_seconds=time.monotonic() - known.last_used,
+        tier=tier,
+    )
 
 
 class _Outputs:

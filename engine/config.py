@@ -10,7 +10,7 @@ Quantization = Literal["none", "int8", "int4"]
 Packing = Literal["auto", "on", "off"]
 
 # Read by the kernels themselves: for packaging, debugging and tests, so they are no options.
-KERNEL_VARIABLES = ("DELTALOOP_KERNELS", "DELTALOOP_KERNELS_DIR", "DELTALOOP_ISA", "DELTALOOP_CACHE_DIR")
+KERNEL_VARIABLES = ("DELTALOOP_KERNELS", "DELTALOOP_KERNELS_DIR", "DELTALOOP_ISA", "DELTALOOP_KERNELS_CACHE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class EngineConfig:
         max_num_batched_tokens: most tokens computed in one step.
         kv_cache_memory_bytes: memory for KV blocks and state slots together.
         cache_ram_bytes: of that, memory for states kept between requests; 0 keeps none, and reads every prompt whole.
+        cache_dir: folder where such states are kept on disk too, so that they outlive the process; None: nowhere.
+        cache_disk_bytes: of it, how much; None takes half of what is free.
         gpu_memory_utilization: share of the device's memory the engine may fill, CUDA only.
         threads: compute threads on the CPU.
         seed: the seed of every request that brings none; None draws a fresh one for each.
@@ -48,6 +50,8 @@ class EngineConfig:
     max_num_batched_tokens: int | None = None
     kv_cache_memory_bytes: int | None = None
     cache_ram_bytes: int | None = None
+    cache_dir: Path | None = None
+    cache_disk_bytes: int | None = None
     gpu_memory_utilization: float = 0.9
     threads: int | None = None
     seed: int | None = None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.cache.disk import DiskTier
 from engine.cache.manager import CacheManager
 from engine.errors import ContextOverflow, LoadError, RequestError
 from engine.plan import StepPlan, StepResult
@@ -20,7 +21,7 @@ from engine.types import GenerationRequest, TokenOutput
 
 @dataclass(frozen=True, slots=True)
 class CoreLimits:
-    """The sizes a core works within; the memory planner makes them."""
+    """The sizes a core works within; the memory planner makes them. With `max_disk_bytes` states are kept on disk."""
 
     max_model_len: int
     vocab_size: int
@@ -31,6 +32,9 @@ class CoreLimits:
     max_num_batched_tokens: int
     max_inter_token_gap_seconds: float
     num_checkpoints: int = 0
+    max_disk_bytes: int = 0
+    state_bytes: int = 0
+    block_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Raise `LoadError` unless one sequence can fill the context: it would wait for blocks forever."""
@@ -51,7 +55,10 @@ class EngineCore:
         self.limits = limits
         cache = CacheManager(limits.num_blocks, limits.block_size, limits.num_slots, limits.num_checkpoints, clock)
         budget = StepBudget(limits.max_num_batched_tokens, limits.max_inter_token_gap_seconds)
-        self.scheduler = Scheduler(cache, budget, limits.max_model_len, clock)
+        self.disk: DiskTier | None = None
+        if limits.max_disk_bytes:
+            self.disk = DiskTier(cache, limits.state_bytes, limits.block_bytes, limits.max_disk_bytes, clock)
+        self.scheduler = Scheduler(cache, budget, limits.max_model_len, clock, self.disk)
         self._seed = seed
         self._clock = clock
         self._next_seq_id = 0

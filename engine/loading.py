@@ -2,15 +2,18 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from engine.async_engine import AsyncEngine
 from engine.batch import dtype_named
+from engine.cache.disk import DiskTier
 from engine.client import EngineInfo
 from engine.config import EngineConfig, Packing, Quantization
 from engine.core import CoreLimits, EngineCore
 from engine.errors import LoadError
+from engine.identity import state_identity
 from engine.kernels.choice import choose_kernels
 from engine.model.config import ModelConfig
 from engine.model.qwen3_next import Qwen3Next
@@ -19,6 +22,7 @@ from engine.runner.machine import available_memory_bytes, num_cores
 from engine.runner.memory import MemoryNeeds, MemoryPlan, plan_memory
 from engine.runner.packing import pack_mapped
 from engine.runner.runner import Runner
+from engine.runner.state_files import FolderOfStates
 from engine.runner.storage import Storage
 from engine.weights.checkpoint import Checkpoint, open_checkpoint
 from engine.weights.conversion import Conversion
@@ -61,16 +65,35 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     num_slots = memory.num_slots + memory.num_checkpoints
     storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, num_slots, kv_dtype, device)
     runner = Runner(model, storage, config.block_size, config.num_used_tokens or model_config.vocab_size)
-    limits = _limits(config, model_config, memory)
+    limits = _limits(config, model_config, memory, kv_dtype)
     info = _info(config, limits, model_config, memory, dtype, kv_dtype, device)
+    files = None
+    if config.cache_dir is not None:
+        facts = (device.type, dtype, kv_dtype, config.quantization, config.block_size, model.kernels.version)
+        files = FolderOfStates(
+            config.cache_dir, state_identity(checkpoint.paths, *facts), storage, config.cache_disk_bytes
+        )
+        limits = replace(limits, max_disk_bytes=files.max_bytes)
+        info = replace(info, max_disk_bytes=files.max_bytes, cache_folder=files.folder)
+    core = EngineCore(limits, config.seed)
+    if core.disk is not None and files is not None:
+        _warm_up(core.disk, files)
     return AsyncEngine(
-        EngineCore(limits, config.seed),
+        core,
         runner,
         info,
         config.max_num_queued_reqs,
         config.max_num_queued_tokens,
         spare_work=pack_mapped(model) if packs else None,
+        files=files,
     )
+
+
+def _warm_up(disk: DiskTier, files: FolderOfStates) -> None:
+    """Make known what earlier runs left."""
+    disk.know(files.known())
+    used, allowed = disk.num_bytes / 2**30, disk.max_bytes / 2**30
+    logger.info("%d states on disk from earlier, %.2f of %.2f GiB, in %s", len(disk), used, allowed, files.folder)
 
 
 def load_model(
@@ -161,7 +184,7 @@ def _budget_bytes(config: EngineConfig, device: torch.device, available_bytes: i
     return int(max(CPU_CACHE_SHARE * left, CROWDED_CACHE_SHARE * available_bytes))
 
 
-def _limits(config: EngineConfig, model_config: ModelConfig, memory: MemoryPlan) -> CoreLimits:
+def _limits(config: EngineConfig, model_config: ModelConfig, memory: MemoryPlan, kv_dtype: torch.dtype) -> CoreLimits:
     num_batched = config.max_num_batched_tokens or DEFAULT_NUM_BATCHED_TOKENS
     return CoreLimits(
         max_model_len=memory.max_model_len,
@@ -173,6 +196,8 @@ def _limits(config: EngineConfig, model_config: ModelConfig, memory: MemoryPlan)
         max_num_batched_tokens=max(num_batched, memory.num_slots + 1),
         max_inter_token_gap_seconds=config.max_inter_token_gap_seconds,
         num_checkpoints=memory.num_checkpoints,
+        state_bytes=model_config.state_bytes,
+        block_bytes=config.block_size * model_config.kv_bytes_per_token(kv_dtype.itemsize),
     )
 
 

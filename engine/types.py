@@ -149,6 +149,13 @@ class MissReason(StrEnum):
     SALT = "salt"  # its owner had a prompt like this read under another salt
 
 
+class CacheTier(StrEnum):
+    """Where a state was kept."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+
+
 @dataclass(frozen=True, slots=True)
 class CacheReport:
     """What of a prompt was at hand.
@@ -156,11 +163,15 @@ class CacheReport:
     Attributes:
         num_cached_tokens: not computed, because the state after them was kept.
         num_known_tokens: in common with some earlier prompt or its answer.
+        tier: where the state was; None without one.
+        restore_seconds: what it took to bring it from disk.
     """
 
     num_cached_tokens: int
     num_known_tokens: int
     miss: MissReason
+    tier: CacheTier | None = None
+    restore_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """`create_app`: the ASGI application, put together. Nothing happens at import and nothing is global."""
 
+from pathlib import Path
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -10,6 +12,7 @@ from starlette.responses import Response
 from engine.client import EngineClient
 from server.access import AccessLog, note_error
 from server.auth import OPEN_PATHS, ApiKeys, RequireKey
+from server.chat.answer_store import AnswerStore
 from server.chat.history import History
 from server.dialects.openai.routes import openai_router
 from server.errors import ApiError, NotFound
@@ -34,7 +37,7 @@ def create_app(engine: EngineClient, settings: Settings, model: ServedModel, key
         middleware=_middleware(settings, metrics, keys),
         exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_exception},
     )
-    history = History() if settings.replay else None
+    history = _history(engine.info.cache_folder) if settings.replay else None
     app.state.service = Service(
         engine=engine,
         settings=settings,
@@ -44,10 +47,16 @@ def create_app(engine: EngineClient, settings: Settings, model: ServedModel, key
         generator=Generator(
             engine, model.tokenizer, metrics, settings.max_output_tokens, settings.request_timeout, history
         ),
+        history=history,
     )
     app.include_router(openai_router())
     app.include_router(operations_router())
     return app
+
+
+def _history(folder: Path | None) -> History:
+    """What was answered, kept beside the states that it goes with."""
+    return History(store=AnswerStore(folder / "answers.sqlite3") if folder else None)
 
 
 def _middleware(settings: Settings, metrics: Metrics, keys: ApiKeys) -> list[Middleware]:

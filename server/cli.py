@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -112,6 +113,8 @@ def engine_config(settings: Settings, model: Path, num_used_tokens: int | None) 
         max_num_batched_tokens=settings.max_num_batched_tokens,
         kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
         cache_ram_bytes=settings.cache_ram_bytes,
+        cache_dir=settings.cache_dir,
+        cache_disk_bytes=settings.cache_disk_bytes,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         threads=settings.threads,
         seed=settings.seed,
@@ -136,20 +139,25 @@ def _serve(settings: Settings, keys: ApiKeys) -> int:
         info = engine.info
         _say(f"{info.device}, {info.dtype}, contexts of {info.max_model_len} tokens\n{info.memory_plan}\n")
         app = create_app(engine, settings, model, keys)
-        run(
-            app,
-            engine,
-            listener,
-            settings.shutdown_timeout,
-            on_listening=lambda: _say(greeting(listener, model, bool(keys))),
-        )
+        try:
+            run(
+                app,
+                engine,
+                listener,
+                settings.shutdown_timeout,
+                on_listening=lambda: _say(greeting(listener, model, bool(keys))),
+            )
+        finally:
+            if app.state.service.history is not None:
+                app.state.service.history.close()
     return 0
 
 
 def _doctor(settings: Settings) -> int:
     configure_logging(settings.log_level)
     model = _text_side(settings)
-    findings = run_parity(_load(settings, model), model)
+    with tempfile.TemporaryDirectory(prefix="deltaloop-doctor-") as folder:
+        findings = run_parity(_load(settings.model_copy(update={"cache_dir": Path(folder)}), model), model)
     Console().print(parity_table(findings))
     return 0 if all(finding.same_tokens and finding.same_logprobs for finding in findings) else _FAILED
 

@@ -277,7 +277,7 @@ class Generation:
             SequenceRecord(
                 finished_reason="error" if sequence.failed else writer.finished_as or "abort",
                 num_prompt_tokens=len(sequence.request.prompt_ids),
-                num_cached_tokens=writer.num_cached_tokens,
+                cache=writer.cache,
                 num_generated_tokens=writer.num_generated_tokens,
                 num_preemptions=sequence.num_preemptions,
                 max_tokens=sequence.request.sampling.max_tokens,
@@ -315,6 +315,7 @@ class Generation:
         return {
             **asdict(self.counts()),
             "num_replayed_answers": self._num_replayed,
+            "cache_tier": ",".join(sorted({s.writer.cache.tier or "none" for s in self._sequences if s.writer.cache})),
             "cache_miss": ",".join(sorted({s.writer.cache.miss for s in self._sequences if s.writer.cache})),
             "finish_reason": ",".join(sorted(reasons)),
             "queue_seconds": round(max(admitted), 4) if admitted else None,
@@ -330,7 +331,7 @@ def _cache_report(request: GenerationRequest, report: CacheReport | None) -> dic
     return {
         "cached_tokens": report.num_cached_tokens,
         "known_tokens": report.num_known_tokens,
-        "tier": "memory" if report.num_cached_tokens else None,
+        "tier": report.tier,
         "miss": report.miss,
         "first_different_message": bisect_right(request.boundaries, report.num_known_tokens) if differs else None,
     }

@@ -81,13 +81,17 @@ async def show_cache(request: Request) -> Response:
     states = [asdict(state) for state in service.engine.kept_states() if is_own(state.salt)]
     for state in states:
         del state["salt"]
-    return JSONResponse({"room": service.engine.info.num_checkpoints, "kept": states})
+    info, stats = service.engine.info, service.engine.stats()
+    disk = {"bytes": stats.disk_bytes, "max_bytes": info.max_disk_bytes}
+    return JSONResponse({"room": info.num_checkpoints, "disk": disk, "kept": states})
 
 
 async def clear_cache(request: Request) -> Response:
     """Forget what this client's requests left, but for what a running one starts from."""
     service = service_of(request)
     is_own = own_salts(request, service.settings.share_cache_across_keys)
+    if service.history is not None:
+        service.history.forget(is_own)
     return JSONResponse({"num_forgotten": service.engine.forget_kept_states(is_own)})
 
 

@@ -5,10 +5,12 @@ registry of this object: nothing is process-wide.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from engine.client import EngineClient, StepStats
+from engine.types import CacheReport, CacheTier, MissReason
 
 TTFT_BUCKETS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
@@ -25,6 +27,7 @@ LATENCY_BUCKETS = (
 STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 STEP_TOKEN_BUCKETS = (1, *(2**power for power in range(3, 15)))
 FINISHED_REASONS = ("stop", "length", "abort", "error")
+NO_TIER = "none"
 REJECTED_REASONS = ("max_num_queued_reqs", "max_num_queued_tokens")
 _LABELS = ("model_name", "engine")
 
@@ -41,7 +44,7 @@ class SequenceRecord:
 
     finished_reason: str
     num_prompt_tokens: int
-    num_cached_tokens: int
+    cache: CacheReport | None
     num_generated_tokens: int
     num_preemptions: int
     max_tokens: int | None
@@ -109,9 +112,14 @@ class Metrics:
     def _observe_answer(self, record: SequenceRecord, first_token: float) -> None:
         """What is only known of a sequence that came to its first token."""
         self._cache_queries.inc(record.num_prompt_tokens)
-        self._cache_hits.inc(record.num_cached_tokens)
-        self._cached.inc(record.num_cached_tokens)
-        self._computed_length.observe(record.num_prompt_tokens - record.num_cached_tokens)
+        num_cached_tokens = record.cache.num_cached_tokens if record.cache else 0
+        self._cache_hits.inc(num_cached_tokens)
+        self._cached.inc(num_cached_tokens)
+        self._computed_length.observe(record.num_prompt_tokens - num_cached_tokens)
+        if record.cache is not None:
+            self._lookups.labels(**self._labels, tier=record.cache.tier or NO_TIER, miss=record.cache.miss).inc()
+            if record.cache.tier is CacheTier.DISK:
+                self._restore_time.observe(record.cache.restore_seconds)
         self._first_token.observe(first_token - record.arrival)
         last = record.last_token or first_token
         self._decode_time.observe(last - first_token)
@@ -146,6 +154,7 @@ class Metrics:
         self._gauge("deltaloop:checkpoints_total", "States there is room for.").set(info.num_checkpoints)
         evicted = self._gauge("deltaloop:checkpoints_evicted", "States that went to make room, since the start.")
         evicted.set_function(lambda: stats().num_evictions)
+        self._add_disk_gauges(engine)
         by_reason = Gauge(
             "vllm:num_requests_waiting_by_reason",
             "Sequences that wait, by why.",
@@ -162,6 +171,21 @@ class Metrics:
         config = Gauge("vllm:cache_config_info", "Facts of the KV cache.", (*_LABELS, *facts), registry=self.registry)
         config.labels(**self._labels, **facts).set(1)
 
+    def _add_disk_gauges(self, engine: EngineClient) -> None:
+        stats = engine.stats
+        kept = self._gauge("deltaloop:disk_states_kept", "States kept on disk.")
+        kept.set_function(lambda: stats().num_states_on_disk)
+        evicted = self._gauge("deltaloop:disk_states_evicted", "States that went from disk to make room.")
+        evicted.set_function(lambda: stats().num_disk_evictions)
+        self._gauge("deltaloop:disk_bytes_total", "Bytes of disk there are for states.").set(engine.info.max_disk_bytes)
+        lag = self._gauge("deltaloop:disk_lag_seconds", "For how long a state has waited to be written to disk.")
+        lag.set_function(lambda: stats().disk_lag_seconds)
+        kept_bytes = Gauge(
+            "deltaloop:kept_bytes", "Bytes of kept states and their KV.", (*_LABELS, "tier"), registry=self.registry
+        )
+        kept_bytes.labels(**self._labels, tier="memory").set_function(lambda: stats().kept_memory_bytes)
+        kept_bytes.labels(**self._labels, tier="disk").set_function(lambda: stats().disk_bytes)
+
     def _add_counters(self) -> None:
         self._prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens computed.")
         self._generation_tokens = self._counter("vllm:generation_tokens", "Tokens generated.")
@@ -169,6 +193,14 @@ class Metrics:
         self._cache_queries = self._counter("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.")
         self._cache_hits = self._counter("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.")
         self._cached = self._counter("vllm:prompt_tokens_cached", "Prompt tokens not computed because of the cache.")
+        self._lookups = Counter(
+            "deltaloop:prompt_lookups",
+            "Prompts looked up in the cache, by where a state was found and why not a longer one.",
+            (*_LABELS, "tier", "miss"),
+            registry=self.registry,
+        )
+        for tier, miss in product((NO_TIER, *CacheTier), MissReason):
+            self._lookups.labels(**self._labels, tier=tier, miss=miss)
         self._success = Counter(
             "vllm:request_success", "Sequences that ended.", (*_LABELS, "finished_reason"), registry=self.registry
         )
@@ -212,6 +244,8 @@ class Metrics:
         self._inference_time = histogram("vllm:request_inference_time_seconds", "First computed to end.", latency)
         self._prefill_time = histogram("vllm:request_prefill_time_seconds", "First computed to first token.", latency)
         self._decode_time = histogram("vllm:request_decode_time_seconds", "First token to last token.", latency)
+
+        self._restore_time = histogram("deltaloop:restore_seconds", "To bring a state from disk.", GAP_BUCKETS)
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, _LABELS, registry=self.registry).labels(**self._labels)

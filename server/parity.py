@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from engine.client import EngineClient
-from engine.types import GenerationRequest, SamplingParams, TokenLogprobs
+from engine.types import CacheTier, GenerationRequest, SamplingParams, TokenLogprobs
 
 NUM_TOKENS = 24
 NUM_LOGPROBS = 5
 NUM_OTHERS = 3
+MOST_LAG_SECONDS, POLL_SECONDS = 60.0, 0.1
 OTHERS_TOKENS = 100_000  # as many as there is room for: they are ended when they are no longer needed
 
 
@@ -36,7 +37,8 @@ class _Answer:
 
 
 async def check_parity(engine: EngineClient, prompt_ids: tuple[int, ...], boundaries: tuple[int, ...]) -> list[Finding]:
-    """Compute a prompt and its continuation: alone, again, from cache, among others, in chunks beside a stream."""
+    """Compute a prompt and its continuation: alone, again, from cache, among others, in chunks beside a stream; from
+    disk if states are kept there."""
     checker = _Checker(engine)
     first = GenerationRequest("parity", prompt_ids, _sampling(NUM_TOKENS), boundaries=boundaries)
     alone = await checker.answer(first, "alone")
@@ -52,6 +54,13 @@ async def check_parity(engine: EngineClient, prompt_ids: tuple[int, ...], bounda
         findings.append(_compare("among others", first, await checker.answer(first, "among"), alone))
         findings.append(
             _compare("a next turn among others", second, await checker.answer(second, "among"), second_alone)
+        )
+    if engine.info.cache_folder is not None:
+        await checker.leave_only_files()
+        findings.append(_compare("from the disk", first, await checker.answer(first, "alone"), alone))
+        await checker.leave_only_files()
+        findings.append(
+            _compare("a next turn from the disk", second, await checker.answer(second, "alone"), second_alone)
         )
     answers = await asyncio.gather(*(checker.answer(first, "at once") for _ in range(NUM_OTHERS)))
     ways = [f"{number} of {NUM_OTHERS} at once" for number in range(1, NUM_OTHERS + 1)]
@@ -85,6 +94,14 @@ class _Checker:
             answer.logprobs += output.logprobs
             answer.num_cached_tokens = output.cache.num_cached_tokens if output.cache else 0
         return answer
+
+    async def leave_only_files(self) -> None:
+        """What was kept is on disk from now on, and nowhere else."""
+        for _ in range(int(MOST_LAG_SECONDS / POLL_SECONDS)):
+            await asyncio.sleep(POLL_SECONDS)
+            if not self._engine.stats().disk_lag_seconds:
+                break
+        self._engine.forget_kept_states(lambda salt: True, CacheTier.MEMORY)
 
     @asynccontextmanager
     async def company(self, prompt_ids: tuple[int, ...], num_others: int) -> AsyncIterator[None]:

@@ -5,12 +5,13 @@ Knows the model's template and tokenizer, no dialect.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from server.chat.conversation import Conversation
 from server.chat.history import History, Replay
 from server.chat.template import TemplateError
+from server.chat.volatile import ToolSpellings, without_billing
 from server.errors import InvalidRequest
 from server.model import ServedModel
 
@@ -36,9 +37,10 @@ class PromptEncoder:
     """Encodes prompts for one model."""
 
     def __init__(self, model: ServedModel, history: History | None = None) -> None:
-        """Without a history answers are encoded as the text they come back as."""
+        """Without a history everything is encoded as it stands."""
         self._model = model
         self._history = history
+        self._tools = ToolSpellings()
 
     async def chat(self, conversation: Conversation, salt: str = "") -> Prompt:
         """The prompt of a conversation; answers remembered under another salt are not known to it.
@@ -72,6 +74,9 @@ class PromptEncoder:
             raise InvalidRequest(
                 "This model has no chat template: use /v1/completions.", param="messages", code="no_chat_template"
             )
+        conversation = without_billing(conversation)
+        if self._history is not None:
+            conversation = replace(conversation, tools=self._tools.first(salt, conversation.tools))
         try:
             rendered = template.render(conversation, special_tokens=tokenizer.special_tokens)
         except TemplateError as error:

@@ -9,6 +9,7 @@ from typing import cast
 from starlette.requests import Request
 
 from engine.client import EngineClient
+from server.chat.history import History
 from server.generation import Generator
 from server.metrics import Metrics
 from server.model import ServedModel
@@ -41,6 +42,7 @@ class Service:
     metrics: Metrics
     prompts: PromptEncoder
     generator: Generator
+    history: History | None
     warnings: WarnOnce = field(default_factory=WarnOnce)
 
 

@@ -147,6 +147,13 @@ class Settings(BaseModel):
     cache_ram_bytes: Annotated[
         OptionalSize, Option(_DEVICE, "of that, memory for states kept between requests; 0 keeps none", "bytes")
     ] = None
+    cache_dir: Annotated[
+        Path | None,
+        Option(_DEVICE, "folder for kept states, so that they outlive a restart; holds what was said; none by default"),
+    ] = None
+    cache_disk_bytes: Annotated[
+        OptionalBytes, Option(_DEVICE, "most of it to use; auto takes half of what is free", "bytes")
+    ] = None
     gpu_memory_utilization: Annotated[
         float, Field(gt=0, le=1), Option(_DEVICE, "share of the GPU's memory to use, 0 to 1")
     ] = 0.9

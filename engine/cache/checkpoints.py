@@ -1,12 +1,13 @@
 """`Checkpoints`: which states of which token prefixes are kept, and which of them is worth least.
 
 A recurrent state cannot be cut: it is good for continuing after exactly the tokens it has seen. A checkpoint is a copy
-of one, with the KV blocks of the same tokens. Checkpoints form a tree by their prefixes.
+of one, with the KV blocks of the same tokens. Checkpoints form a tree by their prefixes; each tier has its own.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Generic, TypeVar
 
 from engine.cache.prefix import Lineage
 
@@ -17,36 +18,30 @@ NEW_END, INSIDE = 0.3, 0.1
 
 
 @dataclass(slots=True, eq=False)
-class Checkpoint:
-    """The state after the first `position` tokens of some sequence.
+class KnownPrefix:
+    """That the state after the first `position` tokens of some sequence is kept, wherever that is.
 
     Attributes:
         lineage: the sequence, or more of it.
-        slot: where the state is.
-        block_ids: the KV blocks of the prefix; the last one may be partly another's.
         num_turns: how often an answer's end was continued on the way here: zero for a conversation's first turn.
         is_answer: it stands at the end of an answer, where the conversation's next turn begins.
         last_used: when it, or one after it, was made or continued from.
         num_hits: how often it was continued from.
-        num_pins: plans in flight that read it.
-        parent, children: the nearest checkpoints before and after it.
+        parent, children: the nearest ones before and after it.
     """
 
     lineage: Lineage
     position: int
-    slot: int
-    block_ids: tuple[int, ...]
     num_turns: int
     is_answer: bool
     last_used: float
-    num_hits: int = 0
-    num_pins: int = 0
-    parent: "Checkpoint | None" = None
-    children: "list[Checkpoint]" = field(default_factory=list)
+    num_hits: int = field(default=0, kw_only=True)
+    parent: "KnownPrefix | None" = field(default=None, kw_only=True)
+    children: "list[KnownPrefix]" = field(default_factory=list, kw_only=True)
 
     def use(self, now: float) -> None:
         """Note that its conversation goes on."""
-        known: Checkpoint | None = self
+        known: KnownPrefix | None = self
         while known is not None:
             known.last_used = now
             known = known.parent
@@ -75,21 +70,43 @@ class Checkpoint:
         return self.num_turns > 0 or self.lineage.session is not None
 
 
-class Checkpoints:
+@dataclass(slots=True, eq=False)
+class Checkpoint(KnownPrefix):
+    """One in memory.
+
+    Attributes:
+        slot: where the state is.
+        block_ids: the KV blocks of the prefix; the last one may be partly another's.
+        made: when.
+        num_pins: plans in flight that read it.
+        is_saved: it need not be written to disk any more.
+    """
+
+    slot: int
+    block_ids: tuple[int, ...]
+    made: float
+    num_pins: int = field(default=0, kw_only=True)
+    is_saved: bool = field(default=False, kw_only=True)
+
+
+Kept = TypeVar("Kept", bound=KnownPrefix)
+
+
+class Checkpoints(Generic[Kept]):
     """Finds checkpoints by prefix."""
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
-        self._by_key: dict[bytes, list[Checkpoint]] = {}
-        self._roots: list[Checkpoint] = []
+        self._by_key: dict[bytes, list[Kept]] = {}
+        self._roots: list[KnownPrefix] = []
 
     def __len__(self) -> int:
         return sum(map(len, self._by_key.values()))
 
-    def __iter__(self) -> Iterator[Checkpoint]:
+    def __iter__(self) -> Iterator[Kept]:
         return chain.from_iterable(self._by_key.values())
 
-    def longest(self, lineage: Lineage, limit: int) -> Checkpoint | None:
+    def longest(self, lineage: Lineage, limit: int) -> Kept | None:
         """The one of the longest prefix with at most `limit` tokens."""
         for key in reversed(lineage.keys_up_to(limit // self._block_size)):
             known = self._by_key.get(key, ())
@@ -98,12 +115,12 @@ class Checkpoints:
                 return max(fitting, key=lambda c: c.position)
         return None
 
-    def at(self, lineage: Lineage, position: int) -> Checkpoint | None:
+    def at(self, lineage: Lineage, position: int) -> Kept | None:
         """The one of just the first `position` tokens."""
         known = self._by_key.get(lineage.key(position // self._block_size), ())
         return next((c for c in known if c.position == position and self._has_tail(c, lineage)), None)
 
-    def add(self, checkpoint: Checkpoint) -> None:
+    def add(self, checkpoint: Kept) -> None:
         """Enter one whose prefix has none yet."""
         parent = self.longest(checkpoint.lineage, checkpoint.position - 1)
         siblings = self._children_of(parent)
@@ -115,7 +132,7 @@ class Checkpoints:
         siblings.append(checkpoint)
         self._by_key.setdefault(self._key(checkpoint), []).append(checkpoint)
 
-    def remove(self, checkpoint: Checkpoint) -> None:
+    def remove(self, checkpoint: Kept) -> None:
         """Forget one; what came after it comes after the one before it."""
         key, siblings = self._key(checkpoint), self._children_of(checkpoint.parent)
         self._by_key[key].remove(checkpoint)
@@ -126,20 +143,20 @@ class Checkpoints:
         for child in checkpoint.children:
             child.parent = checkpoint.parent
 
-    def _children_of(self, parent: Checkpoint | None) -> list[Checkpoint]:
+    def _children_of(self, parent: KnownPrefix | None) -> list[KnownPrefix]:
         return self._roots if parent is None else parent.children
 
-    def _key(self, checkpoint: Checkpoint) -> bytes:
+    def _key(self, checkpoint: KnownPrefix) -> bytes:
         return checkpoint.lineage.key(checkpoint.position // self._block_size)
 
-    def _begins_with(self, longer: Checkpoint, shorter: Checkpoint) -> bool:
+    def _begins_with(self, longer: KnownPrefix, shorter: KnownPrefix) -> bool:
         if longer.position <= shorter.position:
             return False
         key = longer.lineage.key(shorter.position // self._block_size)
         return key == self._key(shorter) and self._has_tail(shorter, longer.lineage)
 
-    def _has_tail(self, checkpoint: Checkpoint, lineage: Lineage) -> bool:
+    def _has_tail(self, checkpoint: KnownPrefix, lineage: Lineage) -> bool:
         """Whether the tokens after its last whole block are the same; for those before, the names were compared."""
         position = checkpoint.position
         start = position - position % self._block_size
-        return checkpoint.lineage.tokens[start:position] == lineage.tokens[start:position]
+        return list(checkpoint.lineage.tokens[start:position]) == list(lineage.tokens[start:position])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 
-from engine.cache.checkpoints import Checkpoint, Checkpoints
+from engine.cache.checkpoints import Checkpoint, Checkpoints, KnownPrefix
 from engine.cache.pool import IdPool, SharedPool
 from engine.cache.prefix import Lineage
 from engine.errors import InvariantViolation
@@ -33,6 +33,15 @@ class Allocation:
     num_turns: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class Arrival:
+    """Room for a state on its way into memory; it becomes a checkpoint when it is there."""
+
+    checkpoint: Checkpoint
+    num_shared_blocks: int
+    is_wanted: bool = True
+
+
 class CacheManager:
     """Admits, grows and releases allocations, and keeps what they leave. Running out is a normal answer, no error."""
 
@@ -47,12 +56,14 @@ class CacheManager:
         self.block_size = block_size
         self.num_checkpoints = num_checkpoints
         self.num_evictions = 0
+        self.num_kept_ever = 0
         self._num_slots = num_slots
         self._num_running = 0
         self._clock = clock
         self._blocks = SharedPool(num_blocks)
         self._slots = IdPool(num_slots + num_checkpoints)
-        self._checkpoints = Checkpoints(block_size)
+        self._checkpoints = Checkpoints[Checkpoint](block_size)
+        self._arriving: list[Arrival] = []
 
     @property
     def num_blocks(self) -> int:
@@ -76,6 +87,11 @@ class CacheManager:
     @property
     def num_checkpoints_kept(self) -> int:
         return len(self._checkpoints)
+
+    @property
+    def num_blocks_kept(self) -> int:
+        """Blocks that nobody runs with, and checkpoints have."""
+        return self._blocks.size - self._blocks.num_free - self._blocks.num_live
 
     @property
     def checkpoints(self) -> Iterable[Checkpoint]:
@@ -157,7 +173,7 @@ class CacheManager:
         """A slot for the state after `position` tokens, which the step being planned fills; None: no need or room."""
         if not self.num_checkpoints or self._is_known(lineage, position):
             return None
-        if not self._make_checkpoint_room(allocation):
+        if not self._make_checkpoint_room(is_side=allocation.num_turns == 0):
             return None
         slot = self._take_slot()
         allocation.reserved.append((position, slot))
@@ -180,7 +196,8 @@ class CacheManager:
     def retire(self, allocation: Allocation, lineage: Lineage, num_computed_tokens: int, is_answer: bool) -> None:
         """Give back what a sequence held, but keep its state as it is, which costs no copy."""
         worth_it = num_computed_tokens > 0 and not self._is_known(lineage, num_computed_tokens)
-        if not self.num_checkpoints or not worth_it or not self._make_checkpoint_room(allocation):
+        is_side = allocation.num_turns == 0
+        if not self.num_checkpoints or not worth_it or not self._make_checkpoint_room(is_side):
             self.release(allocation)
             return
         self.restored(allocation)
@@ -194,7 +211,51 @@ class CacheManager:
         unused = [c for c in self._checkpoints if not c.num_pins and salted(c.lineage.salt)]
         for checkpoint in unused:
             self._remove(checkpoint)
+        for arrival in self._arriving:
+            arrival.is_wanted = arrival.is_wanted and not salted(arrival.checkpoint.lineage.salt)
         return len(unused)
+
+    def has(self, lineage: Lineage, position: int) -> bool:
+        """Whether the state after so many of these tokens is kept."""
+        return self._checkpoints.at(lineage, position) is not None
+
+    def is_kept(self, checkpoint: Checkpoint) -> bool:
+        """Whether it is still what it was: its slot and blocks have not been given to others since it was made."""
+        return self._checkpoints.at(checkpoint.lineage, checkpoint.position) is checkpoint
+
+    # --- what comes from another tier -----------------------------------------------------------------------------
+
+    def expect(self, known: KnownPrefix, lineage: Lineage) -> Arrival | None:
+        """Room for a state that a sequence of these tokens wants; None when there is none. What blocks memory has of
+        the same prefix are shared."""
+        hit = self._checkpoints.longest(lineage, known.position - 1)
+        shared = self._shared_blocks(hit)
+        num_new = self.num_blocks_for(known.position) - len(shared)
+        num_revived = sum(not self._blocks.is_live(i) for i in shared)
+        if num_new + num_revived > self.num_blocks_free:
+            return None
+        self._blocks.hold(shared, live=True)  # not to be evicted for the rest
+        if not self._make_checkpoint_room(is_side=known.num_turns + known.is_answer == 0):
+            self._blocks.let_go(shared, live=True)
+            return None
+        block_ids, slot, now = self._take_blocks(num_new), self._take_slot(), self._clock()
+        assert block_ids is not None
+        origin = (lineage, known.position, known.num_turns, known.is_answer)
+        checkpoint = Checkpoint(*origin, now, slot, (*shared, *block_ids), now, is_saved=True)
+        arrival = Arrival(checkpoint, len(shared))
+        self._arriving.append(arrival)
+        return arrival
+
+    def arrived(self, arrival: Arrival, is_sound: bool) -> None:
+        """The state is there, and can be continued from; or it is not."""
+        self._arriving.remove(arrival)
+        checkpoint = arrival.checkpoint
+        if is_sound and arrival.is_wanted and not self._is_known(checkpoint.lineage, checkpoint.position):
+            self._blocks.hold(checkpoint.block_ids, live=False)
+            self._enter(checkpoint)
+        else:
+            self._slots.give_back([checkpoint.slot])
+        self._blocks.let_go(checkpoint.block_ids, live=True)
 
     def _is_known(self, lineage: Lineage, position: int) -> bool:
         known = self._checkpoints.at(lineage, position)
@@ -207,9 +268,13 @@ class CacheManager:
         block_ids = tuple(allocation.block_ids[: self.num_blocks_for(position)])
         self._blocks.hold(block_ids, live=False)
         now = self._clock()
-        checkpoint = Checkpoint(lineage, position, slot, block_ids, allocation.num_turns, is_answer, now)
+        checkpoint = Checkpoint(lineage, position, allocation.num_turns, is_answer, now, slot, block_ids, now)
+        self._enter(checkpoint)
+
+    def _enter(self, checkpoint: Checkpoint) -> None:
         self._checkpoints.add(checkpoint)
-        checkpoint.use(now)
+        checkpoint.use(self._clock())
+        self.num_kept_ever += 1
 
     def _pin(self, checkpoint: Checkpoint) -> None:
         checkpoint.num_pins += 1
@@ -237,13 +302,12 @@ class CacheManager:
         assert slots is not None
         return slots[0]
 
-    def _make_checkpoint_room(self, allocation: Allocation) -> bool:
+    def _make_checkpoint_room(self, is_side: bool) -> bool:
         """A slot beside those for running sequences; False when only what a live conversation needs could go."""
         num_to_spare = self._slots.num_free - (self._num_slots - self._num_running)
         if num_to_spare > 0:
             return True
         now = self._clock()
-        is_side = allocation.num_turns == 0
         unused = [c for c in self._checkpoints if not c.num_pins and not (is_side and c.is_protected(now))]
         if not unused:
             return False
@@ -272,8 +336,9 @@ class CacheManager:
     def check(self, live: Iterable[Allocation]) -> None:
         """Raise `InvariantViolation` unless these allocations and the checkpoints account for everything in use."""
         live = list(live)
-        kept = list(self._checkpoints)
-        slots = [a.slot for a in live] + [slot for a in live for _, slot in a.reserved] + [c.slot for c in kept]
+        kept, arriving = list(self._checkpoints), [a.checkpoint for a in self._arriving]
+        slots = [a.slot for a in live] + [slot for a in live for _, slot in a.reserved]
+        slots += [c.slot for c in chain(kept, arriving)]
         if len(slots) != len(set(slots)):
             raise InvariantViolation("two share a state slot")
         if any(self._slots.is_free(slot) for slot in slots):
@@ -281,7 +346,7 @@ class CacheManager:
         if len(slots) != self._slots.num_used or len(live) != self._num_running:
             raise InvariantViolation(f"{self._slots.num_used} state slots in use, but {len(slots)} are held")
         holders = [0] * self._blocks.size
-        for i in chain.from_iterable(a.block_ids for a in live):
+        for i in chain.from_iterable([a.block_ids for a in live] + [list(c.block_ids) for c in arriving]):
             holders[i] += 1
         for checkpoint in kept:
             for i in checkpoint.block_ids:

@@ -1,7 +1,7 @@
 """`Lineage`: a sequence's tokens, and names of their prefixes that are equal only where all tokens are."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 KEY_BYTES = 16
@@ -15,12 +15,20 @@ class Lineage:
     conversation.
     """
 
-    def __init__(self, tokens: Sequence[int], block_size: int, salt: str = "", session: str | None = None) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[int],
+        block_size: int,
+        salt: str = "",
+        session: str | None = None,
+        keys: Iterable[bytes] = (),
+    ) -> None:
+        """`keys` are the names of the first 0, 1, … blocks, where they are known."""
         self.tokens = tokens
         self.salt = salt
         self.session = session
         self._block_size = block_size
-        self._keys = [blake2b(salt.encode(), digest_size=KEY_BYTES).digest()]
+        self._keys = list(keys) or [blake2b(salt.encode(), digest_size=KEY_BYTES).digest()]
 
     def key(self, num_blocks: int) -> bytes:
         """The name of the first `num_blocks` blocks."""
@@ -35,6 +43,11 @@ class Lineage:
         """The names of the first 0, 1, … `num_blocks` blocks."""
         self.key(num_blocks)
         return self._keys[: num_blocks + 1]
+
+    def cut(self, num_tokens: int) -> "Lineage":
+        """The first tokens alone, in little memory."""
+        keys = self.keys_up_to(num_tokens // self._block_size)
+        return Lineage(array("I", self.tokens[:num_tokens]), self._block_size, self.salt, self.session, keys)
 
     def num_common_tokens(self, other: "Lineage") -> int:
         """How many tokens both have in common from the start; 0 under different salts."""

@@ -50,7 +50,7 @@ class BuildSettings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "BuildSettings":
-        """The settings of this machine and user: CXX, DELTALOOP_CACHE_DIR, XDG_CACHE_HOME, DELTALOOP_KERNELS_DIR."""
+        """The settings of this machine and user: CXX, DELTALOOP_KERNELS_CACHE, XDG_CACHE_HOME, DELTALOOP_KERNELS_DIR."""
         settings = cls(cache=_cache_folder(environment))
         if environment.get("CXX"):
             settings = replace(settings, compilers=(environment["CXX"],))
@@ -60,8 +60,8 @@ class BuildSettings:
 
 
 def _cache_folder(environment: Mapping[str, str]) -> Path | None:
-    if environment.get("DELTALOOP_CACHE_DIR"):
-        return Path(environment["DELTALOOP_CACHE_DIR"]) / "kernels"
+    if environment.get("DELTALOOP_KERNELS_CACHE"):
+        return Path(environment["DELTALOOP_KERNELS_CACHE"]) / "kernels"
     if Path(environment.get("XDG_CACHE_HOME", "")).is_absolute():
         return Path(environment["XDG_CACHE_HOME"]) / "deltaloop" / "kernels"
     try:

@@ -39,7 +39,8 @@ def choose_kernels(
     except BuildError as error:
         logger.warning("%s; plain torch computes instead, which is much slower", error)
         return reference_kernels()
-    return cpu_kernels(library, f"C++ for {built.instruction_set.name}", threads, exact=dtype is torch.float32)
+    name = f"C++ for {built.instruction_set.name}"
+    return cpu_kernels(library, name, threads, exact=dtype is torch.float32, version=built.path.stem)
 
 
 def wanted_sets(name: str | None) -> Sequence[InstructionSet]:
@@ -51,11 +52,12 @@ def wanted_sets(name: str | None) -> Sequence[InstructionSet]:
     return chosen
 
 
-def cpu_kernels(library: Library, name: str, threads: int, exact: bool) -> Kernels:
+def cpu_kernels(library: Library, name: str, threads: int, exact: bool, version: str = "") -> Kernels:
     """The table of a loaded library; see `CpuKernels`."""
     cpu = CpuKernels(library, threads, exact)
     return Kernels(
         name=name,
+        version=version,
         embed=cpu.embed,
         rms_norm=cpu.rms_norm,
         project=cpu.project,

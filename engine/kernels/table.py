@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from engine.batch import PagedKV, RecurrentState, Span
@@ -28,10 +29,12 @@ class Kernels:
     """One implementation of each operator. Contracts stand at the references in `engine.kernels.*.reference`, those of
     `quantise` and `pack`, which loading calls, in `engine.quant`.
 
-    Rows x are fp32 [T, hidden]. The three that add return the sum and may write it into x.
+    Rows x are fp32 [T, hidden]. The three that add return the sum and may write it into x. Those with one `version`
+    compute the same bits on the same machine.
     """
 
     name: str
+    version: str
     embed: Callable[[Matrix, Tensor], Tensor]  # matrix, ids
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]  # x, factor, eps
     project: Callable[[Tensor, Tensor | None, float, Sequence[Matrix]], Tensor]  # x, norm's factor, its eps, matrices
@@ -50,6 +53,7 @@ def reference_kernels() -> Kernels:
     """Plain torch for everything; runs wherever torch does."""
     return Kernels(
         name="torch reference",
+        version=f"torch {torch.__version__} with {torch.get_num_threads()} threads",
         embed=embed,
         rms_norm=rms_norm,
         project=project,

@@ -7,17 +7,18 @@ sequence in the plan in flight is never touched: an abort marks it and `apply` o
 import time
 from bisect import insort
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from operator import attrgetter
 
+from engine.cache.disk import DiskTier
 from engine.cache.explanation import Explainer
 from engine.cache.manager import CacheManager
 from engine.errors import InvariantViolation
 from engine.plan import Restore, ScheduledSequence, SequenceResult, Snapshot, StateAction, StepPlan, StepResult
 from engine.scheduler.budget import StepBudget
 from engine.scheduler.sequence import Sequence
-from engine.types import FinishReason, TokenLogprobs
+from engine.types import CacheTier, FinishReason, TokenLogprobs
 
 MAX_FAILURES = 3
 
@@ -46,8 +47,10 @@ class Scheduler:
         budget: StepBudget,
         max_model_len: int,
         clock: Callable[[], float] = time.monotonic,
+        disk: DiskTier | None = None,
     ) -> None:
         self.cache = cache
+        self.disk = disk
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.num_preemptions = 0
@@ -101,7 +104,7 @@ class Scheduler:
         for sequence in self.waiting[:]:
             if room <= 0 or not self.cache.has_slot:
                 break
-            if self._is_being_computed(sequence):
+            if self._is_being_computed(sequence) or self._is_being_loaded(sequence):
                 continue
             if not self._admit(sequence):
                 break
@@ -128,7 +131,11 @@ class Scheduler:
         if sequence.admitted is None:
             sequence.admitted = self._clock()
             positions = sequence.checkpoint_positions
-            sequence.cache_report = self._explainer.report(sequence.lineage, sequence.num_computed_tokens, positions)
+            report = self._explainer.report(sequence.lineage, sequence.num_computed_tokens, positions)
+            sequence.cache_report = replace(report, tier=CacheTier.MEMORY) if hit else report
+            if sequence.load is not None and sequence.load.arrival.checkpoint is hit:
+                from_disk = replace(report, tier=CacheTier.DISK, restore_seconds=sequence.load.seconds)
+                sequence.cache_report = from_disk
         return True
 
     def _is_being_computed(self, sequence: Sequence) -> bool:
@@ -146,6 +153,14 @@ class Scheduler:
             return False
         hit = self.cache.match(sequence.lineage)
         return hit is None or hit.position < coming
+
+    def _is_being_loaded(self, sequence: Sequence) -> bool:
+        """Whether a state that it could start from is on its way from disk. That is tried once: what memory loses again
+        before the sequence runs is computed."""
+        if self.disk is not None and not sequence.was_sought_on_disk:
+            sequence.was_sought_on_disk = True
+            sequence.load = self.disk.fetch(sequence.lineage)
+        return sequence.load is not None and sequence.load.under_way
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Blocks for all known tokens, preempting from the end of the line; False when it was itself preempted."""
@@ -286,6 +301,8 @@ class Scheduler:
     def check(self) -> None:
         """Raise `InvariantViolation` unless every block and slot in use belongs to a running sequence."""
         self.cache.check(s.allocation for s in self.running if s.allocation is not None)
+        if self.disk is not None:
+            self.disk.check()
 
 
 def _check_result(plan: StepPlan, result: StepResult) -> None:

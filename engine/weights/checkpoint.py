@@ -19,8 +19,13 @@ class Checkpoint(Protocol):
     def config(self) -> ModelConfig: ...
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """All its files."""
+        ...
+
+    @property
     def num_bytes(self) -> int:
-        """Of all its files."""
+        """Of all its files of weights."""
         ...
 
     def weights(self, conversion: Conversion, report: Callable[[int], None]) -> WeightSource:

@@ -33,6 +33,10 @@ class GgufCheckpoint:
     config: ModelConfig
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        return self.file.parts
+
+    @property
     def num_bytes(self) -> int:
         return self.file.num_bytes
 

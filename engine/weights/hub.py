@@ -34,6 +34,10 @@ class HubCheckpoint:
     files: SafetensorsCheckpoint
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        return (*self.files.files, *sorted(self.folder.glob("*.json")))
+
+    @property
     def num_bytes(self) -> int:
         return self.files.num_bytes
 

@@ -10,11 +10,12 @@ Knows conversations and token ids; nothing of requests or engines.
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from server.chat.answer_store import AnswerStore, KnownAnswer
 from server.chat.conversation import Message, ToolCall, parsed_arguments
 from server.chat.events import GenerationEvent, TextDelta, ToolCallArguments, ToolCallStarted
 
@@ -72,11 +73,17 @@ class Answer:
 class History:
     """Remembers answers, least recently used out first. Safe to use from several threads."""
 
-    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES, store: AnswerStore | None = None) -> None:
+        """With a store, what earlier runs left is known, and what is remembered stays there."""
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._answers: OrderedDict[bytes, list[tuple[Message, array[int]]]] = OrderedDict()
+        self._answers: OrderedDict[bytes, list[KnownAnswer]] = OrderedDict()
         self._lock = threading.Lock()
+        self._store: AnswerStore | None = None
+        for key, answer in store.take_found() if store else ():
+            self._set(key, [*self._answers.get(key, ()), answer])
+        self._store = store
+        self._shrink()
 
     @property
     def num_bytes(self) -> int:
@@ -87,27 +94,41 @@ class History:
         """Keep an answer to a prompt; of several that mean the same, the last."""
         key, message = PromptKey(salt).of(prompt_ids), answer.message()
         with self._lock:
-            others = [entry for entry in self._answers.pop(key, []) if not self._dropped(entry, message)]
-            self._answers[key] = [*others, (message, answer.ids)]
-            self._num_bytes += _size(message, answer.ids)
-            while self._num_bytes > self._max_bytes:
-                for entry in self._answers.popitem(last=False)[1]:
-                    self._num_bytes -= _size(*entry)
+            others = [known for known in self._answers.get(key, ()) if not means_the_same(known.message, message)]
+            self._set(key, [*others, KnownAnswer(salt, message, answer.ids)])
+            self._shrink()
 
-    def _dropped(self, entry: "tuple[Message, array[int]]", message: Message) -> bool:
-        """Whether an entry means the same as a new one, which takes its place."""
-        if not means_the_same(entry[0], message):
-            return False
-        self._num_bytes -= _size(*entry)
-        return True
+    def forget(self, salted: Callable[[str], bool]) -> None:
+        """Drop all answers to prompts with such salts."""
+        with self._lock:
+            for key in [key for key, answers in self._answers.items() if salted(answers[0].salt)]:
+                self._set(key, [])
+
+    def close(self) -> None:
+        """Write down what is not yet written."""
+        if self._store is not None:
+            self._store.close()
+
+    def _shrink(self) -> None:
+        while self._num_bytes > self._max_bytes:
+            self._set(next(iter(self._answers)), [])
+
+    def _set(self, key: bytes, answers: list[KnownAnswer]) -> None:
+        """Let these be all to a prompt, and the latest."""
+        self._num_bytes -= sum(map(_size, self._answers.pop(key, ())))
+        self._num_bytes += sum(map(_size, answers))
+        if answers:
+            self._answers[key] = answers
+        if self._store is not None:
+            self._store.put(key, answers)
 
     def find(self, key: bytes, message: Message) -> "array[int] | None":
         """What was generated after the prompt of this name, if it means the same as `message`."""
         with self._lock:
-            for known, ids in self._answers.get(key, ()):
-                if means_the_same(known, message):
+            for known in self._answers.get(key, ()):
+                if means_the_same(known.message, message):
                     self._answers.move_to_end(key)
-                    return ids
+                    return known.ids
         return None
 
 
@@ -155,6 +176,6 @@ def _is_same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _size(message: Message, ids: "array[int]") -> int:
-    calls = sum(len(call.name) + len(str(call.arguments)) for call in message.tool_calls)
-    return _ENTRY_BYTES + 2 * (len(message.content) + calls) + len(ids) * ids.itemsize
+def _size(answer: KnownAnswer) -> int:
+    calls = sum(len(call.name) + len(str(call.arguments)) for call in answer.message.tool_calls)
+    return _ENTRY_BYTES + 2 * (len(answer.message.content) + calls) + len(answer.ids) * answer.ids.itemsize

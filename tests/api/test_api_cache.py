@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from engine.client import KeptState
+from engine.types import CacheTier
 from tests.support.api import WEATHER, Api, chunks_of, hello
 from tests.support.scripted_engine import EOS, TOKENIZER, say
 from tests.support.tiny_text_model import tiny_model
@@ -102,10 +103,12 @@ def test_what_is_no_salt_is_refused(fields: dict[str, Any]) -> None:
 def test_what_is_kept_is_listed_and_forgotten_by_key() -> None:
     api = Api(keys=KEYS)
     for key in KEYS:
-        api.engine.kept.append(KeptState(salt(api, key), 100, 40, True, 2, 1, 3.5))
+        api.engine.kept.append(KeptState(salt(api, key), 100, 40, True, 2, 1, 3.5, CacheTier.MEMORY))
     headers = {"Authorization": f"Bearer {KEYS[0]}"}
     state = {"num_tokens": 100, "num_beyond": 40, "is_answer": True, "num_turns": 2, "num_hits": 1, "idle_seconds": 3.5}
-    assert api.get("/cache", headers=headers).json() == {"room": 0, "kept": [state]}
+    state["tier"] = "memory"
+    shown = {"room": 0, "disk": {"bytes": 0, "max_bytes": 0}, "kept": [state]}
+    assert api.get("/cache", headers=headers).json() == shown
     assert api.request("DELETE", "/cache", headers=headers).json() == {"num_forgotten": 1}
     assert api.get("/cache", headers=headers).json()["kept"] == []
     assert len(api.engine.kept) == 1

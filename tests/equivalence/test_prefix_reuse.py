@@ -6,13 +6,14 @@ Answers carry the log-probability of every token of the vocabulary, so equal ans
 import itertools
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from engine.kernels.choice import choose_kernels
-from engine.types import GenerationRequest, SamplingParams
+from engine.types import CacheTier, GenerationRequest, SamplingParams
 from tests.equivalence.test_promise import TINY
 from tests.support.engines import CPU, Answer, random_weights, run
 
@@ -50,6 +51,14 @@ def _turns(model: Any) -> list[tuple[GenerationRequest, Answer]]:
 
 def _same(found: Answer, expected: Answer) -> bool:
     return (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
+
+
+def test_each_turn_after_a_restart(model: Any, tmp_path: Path) -> None:
+    """Every turn in a process of its own, which finds what the one before left on disk."""
+    for number, (request, cold) in enumerate(_turns(model)):
+        found = run(model, [(0, request)], num_checkpoints=20, folder=tmp_path)[request.request_id]
+        assert _same(found, cold)
+        assert found.tier is (CacheTier.DISK if number else None)
 
 
 @pytest.mark.parametrize("tokens_per_step", [17, 2048])

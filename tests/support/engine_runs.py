@@ -22,8 +22,9 @@ def limits(
     max_num_batched_tokens: int = 512,
     max_inter_token_gap_seconds: float = 0.25,
     num_checkpoints: int = 0,
+    max_disk_bytes: int = 0,
 ) -> CoreLimits:
-    """Sizes of a small engine."""
+    """Sizes of a small engine. A token takes ten bytes of KV, and a state as much as a hundred tokens."""
     return CoreLimits(
         max_model_len=max_model_len,
         vocab_size=VOCAB_SIZE,
@@ -34,6 +35,9 @@ def limits(
         max_num_batched_tokens=max_num_batched_tokens,
         max_inter_token_gap_seconds=max_inter_token_gap_seconds,
         num_checkpoints=num_checkpoints,
+        max_disk_bytes=max_disk_bytes,
+        state_bytes=1000,
+        block_bytes=10 * block_size,
     )
 
 

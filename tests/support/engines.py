@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 
+from engine.cache.disk import DiskTier
 from engine.core import CoreLimits, EngineCore
 from engine.kernels.table import reference_kernels
 from engine.model.config import parse_model_config
 from engine.model.qwen3_next import Qwen3Next
 from engine.runner.runner import Runner
+from engine.runner.state_files import FolderOfStates
 from engine.runner.storage import Storage
 from engine.scheduler.sequence import Sequence
-from engine.types import FinishReason, GenerationRequest, TokenLogprobs
+from engine.types import CacheTier, FinishReason, GenerationRequest, TokenLogprobs
 from engine.weights.conversion import Conversion
 from engine.weights.hub import HubWeights
 from engine.weights.safetensors import StoredTensor
@@ -47,6 +49,7 @@ class Answer:
     finish_reason: FinishReason | None = None
     num_preemptions: int = 0
     num_cached_tokens: int = 0
+    tier: CacheTier | None = None
 
 
 def run(
@@ -57,8 +60,10 @@ def run(
     num_slots: int = 16,
     num_checkpoints: int = 0,
     max_tokens_per_step: int = 2048,
+    folder: Path | None = None,
 ) -> dict[str, Answer]:
-    """Serve requests that arrive before the given steps; answers by request id."""
+    """Serve requests that arrive before the given steps; answers by request id. With a folder, what is kept at the end
+    stays there, and what is there already is used."""
     config = model.config
     limits = CoreLimits(
         max_model_len=(num_blocks - 1) * BLOCK_SIZE,
@@ -70,11 +75,17 @@ def run(
         max_num_batched_tokens=max_tokens_per_step,
         max_inter_token_gap_seconds=3600.0,
         num_checkpoints=num_checkpoints,
+        max_disk_bytes=1 << 30 if folder else 0,
+        state_bytes=config.state_bytes,
+        block_bytes=BLOCK_SIZE * config.kv_bytes_per_token(4),
     )
     core = EngineCore(limits)
     kv_dtype = model.embedding.dense().dtype
     storage = Storage.allocate(config, num_blocks, BLOCK_SIZE, num_slots + num_checkpoints, kv_dtype, CPU)
     runner = Runner(model, storage, BLOCK_SIZE, config.vocab_size)
+    files = FolderOfStates(folder, "0" * 32, storage) if folder else None
+    if core.disk is not None and files is not None:
+        core.disk.know(files.known())
     pending = sorted(arrivals, key=lambda arrival: arrival[0])
     answers: dict[str, Answer] = {}
     step = 0
@@ -85,6 +96,8 @@ def run(
             core.add(request)
             answers[request.request_id] = Answer()
         plan = core.schedule()
+        if core.disk is not None and files is not None:
+            _load(core.disk, files)
         step += 1
         if plan is None:
             continue
@@ -92,7 +105,23 @@ def run(
             _note(answers, sequence, output.token_ids, output.logprobs)
         core.scheduler.check()
     assert core.scheduler.cache.num_blocks_free == num_blocks
+    if core.disk is not None and files is not None:
+        _save(core.disk, files)
+        files.close()
     return answers
+
+
+def _load(disk: DiskTier, files: FolderOfStates) -> None:
+    for load in disk.take_loads():
+        files.read(load.transfer)
+        disk.loaded(load)
+
+
+def _save(disk: DiskTier, files: FolderOfStates) -> None:
+    while (save := disk.next_save(settled=False)) is not None:
+        files.write(save.transfer)
+        files.publish(save.transfer)
+        disk.saved(save, is_published=True)
 
 
 def _note(
@@ -104,3 +133,4 @@ def _note(
     answer.finish_reason = sequence.finish_reason
     answer.num_preemptions = sequence.num_preemptions
     answer.num_cached_tokens = sequence.num_cached_tokens
+    answer.tier = sequence.cache_report.tier if sequence.cache_report else None

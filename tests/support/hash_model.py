@@ -143,6 +143,20 @@ class HashModel:
         self._blocks = [[self._rubbish() for _ in range(self.block_size)] for _ in range(self.num_blocks)]
         self._states = [self._rubbish() for _ in range(self.num_slots + self.num_checkpoints)]
 
+    def copy_of_state(self, slot: int) -> int:
+        """What a slot holds."""
+        return self._states[slot]
+
+    def copy_of_block(self, block_id: int, num_tokens: int | None = None) -> list[int]:
+        """What a block holds of its first tokens."""
+        return self._blocks[block_id][:num_tokens]
+
+    def put(self, slot: int, state: int, blocks: dict[int, list[int]]) -> None:
+        """Fill a slot and the beginnings of blocks, as one who brings a state from elsewhere."""
+        self._states[slot] = state
+        for block_id, entries in blocks.items():
+            self._blocks[block_id][: len(entries)] = entries
+
     def execute(self, plan: StepPlan) -> StepResult:
         """Carry out a plan."""
         self.plans.append(plan)

@@ -10,6 +10,7 @@ from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, Step
 from engine.errors import ContextOverflow, EngineError, Overloaded, RequestError
 from engine.types import (
     CacheReport,
+    CacheTier,
     FinishReason,
     GenerationRequest,
     MissReason,
@@ -79,7 +80,7 @@ def _play(
             step,
             logprobs,
             finish_reason=reason if last else None,
-            cache=CacheReport(cached, cached, MissReason.DIFFERS if cached else MissReason.NEW),
+            cache=_report(cached),
             times=RequestTimes(now, now, now, now) if last else None,
         )
 
@@ -163,7 +164,7 @@ class ScriptedEngine:
     def kept_states(self) -> list[KeptState]:
         return list(self.kept)
 
-    def forget_kept_states(self, salted: Callable[[str], bool]) -> int:
+    def forget_kept_states(self, salted: Callable[[str], bool], tier: CacheTier | None = None) -> int:
         num_kept = len(self.kept)
         self.kept = [state for state in self.kept if not salted(state.salt)]
         return num_kept - len(self.kept)
@@ -210,3 +211,9 @@ class ScriptedStream:
     async def aclose(self) -> None:
         self._steps = iter(())
         self._engine.forget(self)
+
+
+def _report(num_cached: int) -> CacheReport:
+    if not num_cached:
+        return CacheReport(0, 0, MissReason.NEW)
+    return CacheReport(num_cached, num_cached, MissReason.DIFFERS, CacheTier.MEMORY)

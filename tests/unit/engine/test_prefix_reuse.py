@@ -7,7 +7,7 @@ import pytest
 from engine.cache.explanation import MAX_SEQUENCES
 from engine.plan import StateAction
 from engine.scheduler.sequence import NEAR_TOKENS, SPARSE_TOKENS, Sequence
-from engine.types import CacheReport, FinishReason, GenerationRequest, MissReason, SamplingParams
+from engine.types import CacheReport, CacheTier, FinishReason, GenerationRequest, MissReason, SamplingParams
 from tests.support.engine_runs import Run, fixed_length, limits, prompt
 from tests.support.hash_model import fail_on_steps
 
@@ -326,9 +326,9 @@ def test_reasons() -> None:
     run = roomy()
     first = SYSTEM.and_then(message(2))
     assert report(run, first) == CacheReport(0, 0, MissReason.NEW)
-    assert report(run, first) == CacheReport(139, 140, MissReason.NONE)
+    assert report(run, first) == CacheReport(139, 140, MissReason.NONE, CacheTier.MEMORY)
     edited = SYSTEM.and_then((*message(2)[:30], 1, 2))
-    assert report(run, edited) == CacheReport(100, 130, MissReason.DIFFERS)
+    assert report(run, edited) == CacheReport(100, 130, MissReason.DIFFERS, CacheTier.MEMORY)
     assert report(run, first, "me/x") == CacheReport(0, 0, MissReason.SALT)
     assert report(run, first, "you/") == CacheReport(0, 0, MissReason.NEW)
     run.cache.forget(lambda salt: True)

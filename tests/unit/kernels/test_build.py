@@ -228,7 +228,7 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache() == Path("/home/someone/.cache/deltaloop/kernels")
     assert cache(XDG_CACHE_HOME="relative") == Path("/home/someone/.cache/deltaloop/kernels")
     assert cache(XDG_CACHE_HOME="/xdg") == Path("/xdg/deltaloop/kernels")
-    assert cache(XDG_CACHE_HOME="/xdg", DELTALOOP_CACHE_DIR="/ours") == Path("/ours/kernels")
+    assert cache(XDG_CACHE_HOME="/xdg", DELTALOOP_KERNELS_CACHE="/ours") == Path("/ours/kernels")
     assert BuildSettings.read({"CXX": "ccache g++-14"}).compilers == ("ccache g++-14",)
     assert BuildSettings.read({}).compilers == ("g++", "clang++", "c++")
     assert BuildSettings.read({"DELTALOOP_KERNELS_DIR": "/image"}).prebuilt == Path("/image")

@@ -32,7 +32,11 @@ def test_references_can_be_asked_for(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_without_a_compiler_there_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    environment = {"CXX": "no-such-compiler", "DELTALOOP_CACHE_DIR": str(tmp_path), "DELTALOOP_KERNELS_DIR": "/none"}
+    environment = {
+        "CXX": "no-such-compiler",
+        "DELTALOOP_KERNELS_CACHE": str(tmp_path),
+        "DELTALOOP_KERNELS_DIR": "/none",
+    }
     assert choose_kernels(CPU, torch.bfloat16, 1, environment).name == "torch reference"
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -58,7 +62,7 @@ def test_a_library_that_cannot_be_loaded(
         return replace(read(environment), sources=tmp_path / "csrc")
 
     monkeypatch.setattr(BuildSettings, "read", settings)
-    environment = {"DELTALOOP_CACHE_DIR": str(tmp_path), "DELTALOOP_KERNELS_DIR": "/none"}
+    environment = {"DELTALOOP_KERNELS_CACHE": str(tmp_path), "DELTALOOP_KERNELS_DIR": "/none"}
     assert choose_kernels(CPU, torch.bfloat16, 1, environment).name == "torch reference"
     assert "much slower" in caplog.text
 

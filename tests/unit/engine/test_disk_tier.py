@@ -1,0 +1,346 @@
+"""What goes to disk and comes back, and what is read again after a restart. Tokens are those of a request alone."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from engine.cache.disk import SETTLE_SECONDS, DiskTier
+from engine.errors import InvariantViolation
+from engine.scheduler.sequence import Sequence
+from engine.types import CacheTier
+from tests.support.engine_runs import Run, fixed_length, limits, prompt
+from tests.support.hash_files import HashFiles, Tidier
+
+ANSWER = 10
+SYSTEM = prompt(100, 1)
+
+
+@dataclass
+class Server:
+    """Processes over one disk: `restart` leaves nothing but its files."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    files: HashFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.run = self._run()
+        self.files = HashFiles(self.run.model)
+        self._start()
+
+    def _run(self) -> Run:
+        usual = {"num_blocks": 300, "num_slots": 8, "max_model_len": 1000, "num_checkpoints": 20}
+        return Run(limits(**usual | {"max_disk_bytes": 10**6} | self.sizes))
+
+    def _start(self) -> None:
+        self.disk.know(self.files.known())
+        self.tidier = Tidier(self.disk, self.files)
+
+    @property
+    def disk(self) -> DiskTier:
+        assert self.run.core.disk is not None
+        return self.run.core.disk
+
+    def restart(self) -> None:
+        self.run = self._run()
+        self.files.model = self.run.model
+        self._start()
+
+    def settle(self) -> None:
+        """Time passes, and what is due is written."""
+        self.run.now += 2 * SETTLE_SECONDS
+        self.tidier.save_all()
+        self.run.scheduler.check()
+
+    def ask(self, tokens: tuple[int, ...], boundaries: tuple[int, ...] = (), **more: Any) -> Sequence:
+        return self.run.add(tokens, fixed_length(ANSWER), boundaries=boundaries, **more)
+
+    def finish(self) -> None:
+        while self.run.scheduler.has_work:
+            assert self.run.step() is not None or self.tidier.load_one()
+
+    def answer(self, tokens: tuple[int, ...], boundaries: tuple[int, ...] = (), **more: Any) -> Sequence:
+        sequence = self.ask(tokens, boundaries, **more)
+        self.finish()
+        self.run.assert_as_alone([sequence])
+        return sequence
+
+
+def where(sequence: Sequence) -> tuple[int, CacheTier | None]:
+    assert sequence.cache_report is not None
+    return sequence.cache_report.num_cached_tokens, sequence.cache_report.tier
+
+
+def test_a_conversation_goes_on_after_a_restart() -> None:
+    server = Server()
+    first = server.answer(SYSTEM)
+    server.settle()
+    server.restart()
+    second = server.answer((*first.tokens, *prompt(20, 2)))
+    assert where(second) == (109, CacheTier.DISK)  # the answer's last token was drawn, but not computed
+    assert server.run.model.num_tokens == len(second.tokens) - 1 - 109
+    third = server.answer((*second.tokens, *prompt(20, 3)))
+    assert where(third) == (len(second.tokens) - 1, CacheTier.MEMORY)
+
+
+def test_a_block_is_written_once() -> None:
+    server = Server()
+    first = server.answer(SYSTEM)
+    server.settle()
+    assert len(server.files.blocks) == 109 // 4
+    server.answer((*first.tokens, *prompt(20, 2)))
+    server.run.now += 2 * SETTLE_SECONDS
+    server.tidier.begin_save()
+    save = server.tidier.save
+    assert save is not None
+    assert len(save.transfer.blocks) == 139 // 4 - 109 // 4
+    server.tidier.end_save()
+
+
+def test_blocks_in_memory_are_not_read_again() -> None:
+    server = Server({"num_checkpoints": 3})
+    first = server.answer(SYSTEM)
+    server.settle()
+    second = server.answer((*first.tokens, *prompt(40, 2)))
+    server.settle()
+    server.restart()
+    server.answer((*first.tokens, *prompt(20, 3)))
+    again = server.ask((*second.tokens, 1))
+    assert server.run.step() is None
+    [load] = server.disk.take_loads()
+    assert load.arrival.num_shared_blocks == 109 // 4
+    assert len(load.transfer.blocks) == 159 // 4 - 109 // 4
+    server.tidier.loads.append(load)
+    server.finish()
+    server.run.assert_as_alone([again])
+    assert where(again) == (159, CacheTier.DISK)
+
+
+def test_what_goes_on_at_once_is_not_written() -> None:
+    """The state before the answer is a step on the way; only the answer's end is where others go on."""
+    server = Server()
+    server.answer(SYSTEM)
+    server.settle()
+    assert [filed.position for filed in server.disk.filed] == [109]
+
+
+def test_a_turn_that_was_followed_at_once_is_not_written() -> None:
+    server = Server()
+    first = server.answer(SYSTEM)
+    second = server.answer((*first.tokens, *prompt(20, 2)))
+    server.settle()
+    assert [filed.position for filed in server.disk.filed] == [len(second.tokens) - 1]
+
+
+def test_what_many_start_from_is_written() -> None:
+    server = Server()
+    server.answer((*SYSTEM, *prompt(20, 2)), (100,))
+    server.answer((*SYSTEM, *prompt(20, 3)), (100,))
+    server.settle()
+    server.restart()
+    assert where(server.answer((*SYSTEM, *prompt(20, 4)), (100,))) == (100, CacheTier.DISK)
+
+
+def test_a_boundary_with_more_kv_than_state_is_written() -> None:
+    """A state takes as much as a hundred tokens: ninety beyond the state before are not worth it."""
+    server = Server()
+    server.answer((*SYSTEM, *prompt(90, 2), *prompt(40, 3)), (100, 190))
+    server.settle()
+    assert sorted(filed.position for filed in server.disk.filed) == [100, 239]
+
+
+def test_what_was_aborted_goes_on_after_a_restart() -> None:
+    server = Server({"max_num_batched_tokens": 40})
+    sequence = server.ask(prompt(300, 1))
+    for _ in range(4):
+        server.run.step()
+    server.run.abort(sequence)
+    server.settle()
+    server.restart()
+    assert where(server.answer(prompt(300, 1))) == (160, CacheTier.DISK)
+
+
+def test_the_oldest_goes_when_the_disk_is_full() -> None:
+    server = Server({"max_disk_bytes": 6000})  # two conversations of about 2,600 bytes with their blocks
+    for start in range(5):
+        last = server.answer(prompt(80, 10 + start))
+        server.settle()
+        assert server.disk.num_bytes <= 6000
+    assert server.disk.num_evictions == 3
+    assert len(server.files.states) == 2
+    assert {key for state, _, _ in server.files.states.values() for key in state.keys[1:]} == set(server.files.blocks)
+    server.restart()
+    assert where(server.answer((*last.tokens, 1))) == (89, CacheTier.DISK)
+
+
+def test_what_is_larger_than_the_disk_is_not_written() -> None:
+    server = Server({"max_disk_bytes": 900})
+    server.answer(SYSTEM)
+    server.settle()
+    assert (len(server.disk), server.disk.num_bytes, server.files.blocks) == (0, 0, {})
+    assert server.disk.next_save() is None
+
+
+def test_a_smaller_disk_after_a_restart() -> None:
+    server = Server()
+    for start in range(4):
+        server.answer(prompt(80, 10 + start))
+        server.settle()
+    server.sizes = {"max_disk_bytes": 6000}
+    server.restart()
+    assert server.disk.num_bytes <= 6000
+    server.settle()
+    assert len(server.files.states) == len(server.disk) == 2
+
+
+def test_a_damaged_block_takes_all_with_it_that_have_it() -> None:
+    server = Server()
+    first = server.answer(SYSTEM)
+    server.settle()
+    server.answer((*first.tokens, *prompt(20, 2)))
+    server.answer(prompt(50, 7))
+    server.settle()
+    server.restart()
+    shared = next(filed for filed in server.disk.filed if filed.position == 109).file.keys[3]
+    server.files.damaged.add(shared)
+    assert where(server.answer((*first.tokens, *prompt(30, 3)))) == (0, None)
+    assert [filed.position for filed in server.disk.filed] == [59]
+    server.settle()
+    assert shared in server.files.blocks  # it was computed again, and written
+    assert not server.files.damaged
+
+
+def test_a_damaged_state_goes_alone() -> None:
+    server = Server()
+    first = server.answer(SYSTEM)
+    server.settle()
+    second = server.answer((*first.tokens, *prompt(20, 2)))
+    server.settle()
+    server.restart()
+    [name] = [filed.file.name for filed in server.disk.filed if filed.position == 139]
+    server.files.damaged.add(name)
+    assert where(server.answer((*second.tokens, 1, 2))) == (0, None)  # one try, and then it is computed
+    assert [filed.position for filed in server.disk.filed] == [109]
+
+
+def test_what_memory_lost_while_it_was_written_is_not_published() -> None:
+    server = Server()
+    server.answer(SYSTEM)
+    server.run.now += 2 * SETTLE_SECONDS
+    server.tidier.begin_save()
+    server.run.cache.forget(lambda salt: True)
+    server.tidier.end_save()
+    server.settle()
+    assert (len(server.disk), server.files.states, server.files.blocks) == (0, {}, {})
+
+
+def test_what_is_forgotten_goes_from_disk_too() -> None:
+    server = Server()
+    server.answer(SYSTEM, salt="me/")
+    server.answer(SYSTEM, salt="you/")
+    server.settle()
+    assert server.disk.forget(lambda salt: salt == "me/") == 1
+    server.settle()
+    server.restart()
+    assert where(server.answer(SYSTEM, salt="me/")) == (0, None)
+    assert where(server.answer((*SYSTEM, *prompt(20, 2)), salt="you/"))[1] is None  # its end is not a prefix of this
+    assert len(server.files.states) == 1
+
+
+def test_forgetting_ends_a_save_and_a_load() -> None:
+    server = Server()
+    server.answer(SYSTEM)
+    server.run.now += 2 * SETTLE_SECONDS
+    server.tidier.begin_save()
+    server.disk.forget(lambda salt: True)
+    server.tidier.end_save()
+    server.settle()
+    assert len(server.disk) == 0
+    server.answer(prompt(70, 5))
+    server.settle()
+    server.restart()
+    [filed] = list(server.disk.filed)
+    longer = server.ask((*filed.file.tokens, 3))
+    assert server.run.step() is None
+    assert longer.load is not None
+    server.disk.forget(lambda salt: True)
+    server.run.cache.forget(lambda salt: True)
+    server.finish()
+    server.run.assert_as_alone([longer])
+    assert where(longer) == (0, None)
+
+
+def test_several_wait_for_one_load_and_others_for_none() -> None:
+    server = Server()
+    first = server.answer(SYSTEM)
+    server.settle()
+    server.restart()
+    waiting = [server.ask((*first.tokens, *prompt(20, start))) for start in range(2, 5)]
+    other = server.ask(prompt(30, 9))
+    plan = server.run.step()
+    assert plan is not None
+    assert [s.seq_id for s in plan.sequences] == [other.seq_id]
+    assert len(server.disk.take_loads()) == 1
+    load = waiting[0].load
+    assert load is not None
+    server.tidier.loads.append(load)
+    server.run.abort(waiting[0])
+    server.finish()
+    server.run.assert_as_alone([*waiting[1:], other])
+    assert [where(s) for s in waiting[1:]] == [(109, CacheTier.DISK)] * 2
+
+
+def test_nothing_is_loaded_where_memory_has_no_room_for_it() -> None:
+    server = Server()
+    first = server.answer(SYSTEM)
+    server.settle()
+    server.sizes = {"num_checkpoints": 0}
+    server.restart()
+    assert where(server.answer((*first.tokens, 1, 2))) == (0, None)
+
+
+def test_who_runs_keeps_blocks_from_a_load() -> None:
+    server = Server()
+    first = server.answer(SYSTEM)
+    server.settle()
+    server.sizes = {"num_blocks": 40, "max_model_len": 150}
+    server.restart()
+    other = server.ask(prompt(80, 9))
+    server.run.step()
+    later = server.ask((*first.tokens, 1, 2))
+    server.run.step()
+    assert later.load is None
+    server.finish()
+    server.run.assert_as_alone([other, later])
+
+
+def test_lag() -> None:
+    server = Server()
+    assert (server.disk.lag_seconds, server.disk.next_save_in) == (0.0, None)
+    server.answer(SYSTEM)
+    end = server.run.now
+    server.run.now += 0.25
+    assert server.disk.lag_seconds == pytest.approx(0.25)
+    assert server.disk.next_save_in == pytest.approx(SETTLE_SECONDS - 0.25)
+    server.run.now = end + 0.5
+    server.answer(prompt(30, 3))
+    assert server.disk.lag_seconds == pytest.approx(server.run.now - end)
+    assert server.disk.next_save() is None
+    server.settle()
+    assert (server.disk.lag_seconds, server.disk.next_save_in) == (0.0, None)
+
+
+def test_when_closing_nothing_has_to_settle() -> None:
+    server = Server()
+    server.answer(SYSTEM)
+    assert server.disk.next_save(settled=False) is not None
+
+
+def test_check_sees_blocks_without_holders() -> None:
+    server = Server()
+    server.answer(SYSTEM)
+    server.settle()
+    server.disk.check()
+    server.disk._num_holders[b"x"] = 1
+    with pytest.raises(InvariantViolation):
+        server.disk.check()

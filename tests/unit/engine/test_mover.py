@@ -1,0 +1,240 @@
+"""States that are written and read while the engine runs: by threads, through restarts, with disks that fail."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from engine import mover
+from engine.async_engine import AsyncEngine
+from engine.cache import disk
+from engine.client import EngineInfo
+from engine.core import EngineCore
+from engine.filing import Transfer
+from engine.types import CacheTier, GenerationRequest, TokenOutput
+from tests.support.engine_runs import SEED, expected, fixed_length, limits, prompt
+from tests.support.hash_files import HashFiles
+from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, HashModel
+
+SIZES = limits(num_blocks=200, num_checkpoints=10, max_disk_bytes=10**6, max_model_len=400)
+INFO = EngineInfo(
+    max_model_len=SIZES.max_model_len,
+    vocab_size=VOCAB_SIZE,
+    eos_token_ids=EOS_TOKEN_IDS,
+    num_slots=SIZES.num_slots,
+    num_blocks=SIZES.num_blocks,
+    block_size=SIZES.block_size,
+    kv_cache_bytes=10 * SIZES.num_blocks * SIZES.block_size,
+    state_slot_bytes=1000,
+    device="none",
+    dtype="hashes",
+)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(mover, "AFTER_TROUBLE_SECONDS", 0.05)
+
+
+def a_model() -> HashModel:
+    return HashModel(SIZES.num_blocks, SIZES.block_size, SIZES.num_slots, SIZES.num_checkpoints)
+
+
+@dataclass
+class SlowFiles(HashFiles):
+    """Reads and writes go on only while their gates are open."""
+
+    reading: threading.Event = field(default_factory=threading.Event)
+    writing: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.reading.set()
+        self.writing.set()
+
+    def read(self, transfer: Transfer) -> None:
+        self.reading.wait()
+        super().read(transfer)
+
+    def write(self, transfer: Transfer) -> None:
+        super().write(transfer)
+        self.writing.wait()
+
+
+@asynccontextmanager
+async def engine_over(files: HashFiles) -> AsyncIterator[AsyncEngine]:
+    """A new process over the same disk."""
+    files.model = a_model()
+    core = EngineCore(SIZES, seed=SEED)
+    assert core.disk is not None
+    core.disk.know(files.known())
+    engine = AsyncEngine(core, files.model, INFO, files=files)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def answer(engine: AsyncEngine, tokens: tuple[int, ...]) -> tuple[tuple[int, ...], TokenOutput]:
+    request = GenerationRequest("request", tokens, fixed_length(10))
+    outputs = [output async for output in engine.submit(request)]
+    ids = tuple(t for output in outputs for t in output.token_ids)
+    assert (ids, outputs[-1].finish_reason) == expected(request, SIZES.max_model_len)
+    return ids, outputs[-1]
+
+
+def tier(output: TokenOutput) -> CacheTier | None:
+    assert output.cache is not None
+    return output.cache.tier
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  what is awaited happens in a thread or in the engine's own tasks
+        await asyncio.sleep(0.001)
+
+
+def run_async(test: Coroutine[object, object, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 60))
+
+
+FIRST = prompt(60, 1)
+
+
+def test_a_conversation_outlives_its_process() -> None:
+    files = HashFiles(a_model())
+
+    async def test() -> None:
+        async with engine_over(files) as engine:
+            ids, _ = await answer(engine, FIRST)
+            await until(lambda: engine.stats().num_states_on_disk == 1)
+            assert engine.stats().disk_lag_seconds == 0
+            assert engine.stats().disk_bytes > 1000
+        async with engine_over(files) as engine:
+            _, output = await answer(engine, (*FIRST, *ids, 1, 2))
+            assert tier(output) is CacheTier.DISK
+            assert output.cache is not None
+            assert output.cache.num_cached_tokens == 69
+            assert output.cache.restore_seconds > 0
+
+    run_async(test())
+
+
+def test_what_is_not_yet_written_is_written_when_the_engine_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "SETTLE_SECONDS", 1000.0)
+    files = HashFiles(a_model())
+
+    async def test() -> None:
+        async with engine_over(files) as engine:
+            await answer(engine, FIRST)
+            assert engine.stats().disk_lag_seconds > 0
+        assert len(files.states) == 1
+
+    run_async(test())
+
+
+def test_closing_waits_a_moment_for_a_slow_disk_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mover, "FLUSH_SECONDS", 0.05)
+    files = SlowFiles(a_model())
+    files.writing.clear()
+
+    async def test() -> None:
+        async with engine_over(files) as engine:
+            await answer(engine, FIRST)
+            threading.Timer(0.5, files.writing.set).start()
+        assert files.states == {}
+
+    run_async(test())
+
+
+def test_a_full_disk_is_told_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    files = HashFiles(a_model(), is_full=True)
+
+    async def test() -> None:
+        async with engine_over(files) as engine:
+            ids, _ = await answer(engine, FIRST)
+            await until(lambda: "could not be written" in caplog.text)
+            files.is_full = False
+            await answer(engine, (*FIRST, *ids, 1, 2))
+            await until(lambda: engine.stats().num_states_on_disk == 1)
+
+    with caplog.at_level(logging.WARNING):
+        run_async(test())
+    assert len(caplog.records) == 1
+    assert len(files.states) == 1
+
+
+def test_a_damaged_file_costs_time_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    files = HashFiles(a_model())
+
+    async def test() -> None:
+        async with engine_over(files) as engine:
+            ids, _ = await answer(engine, FIRST)
+            await until(lambda: engine.stats().num_states_on_disk == 1)
+        files.damaged.update(files.blocks)
+        async with engine_over(files) as engine:
+            _, output = await answer(engine, (*FIRST, *ids, 1, 2))
+            assert tier(output) is None
+
+    with caplog.at_level(logging.WARNING):
+        run_async(test())
+    assert len(caplog.records) == 1
+
+
+def test_others_go_on_while_one_waits_for_the_disk() -> None:
+    files = SlowFiles(a_model())
+
+    async def test() -> None:
+        async with engine_over(files) as engine:
+            ids, _ = await answer(engine, FIRST)
+            await until(lambda: engine.stats().num_states_on_disk == 1)
+        files.reading.clear()
+        async with engine_over(files) as engine:
+            waiting = asyncio.create_task(answer(engine, (*FIRST, *ids, 1, 2)))
+            await answer(engine, prompt(50, 9))
+            assert not waiting.done()
+            draining = asyncio.create_task(engine.drain(30))
+            await asyncio.sleep(0.05)
+            assert not draining.done()  # somebody still waits for an answer
+            files.reading.set()
+            assert tier((await waiting)[1]) is CacheTier.DISK
+            assert await draining
+
+    run_async(test())
+
+
+def test_what_is_kept_is_listed_by_tier_and_forgotten() -> None:
+    files = HashFiles(a_model())
+
+    async def test() -> None:
+        async with engine_over(files) as engine:
+            await answer(engine, FIRST)
+            await until(lambda: engine.stats().num_states_on_disk == 1)
+            assert {state.tier for state in engine.kept_states()} == {CacheTier.MEMORY}
+            num_kept = len(engine.kept_states())
+            assert engine.forget_kept_states(lambda salt: True, CacheTier.MEMORY) == num_kept - 1
+            assert [state.tier for state in engine.kept_states()] == [CacheTier.DISK]
+            assert engine.forget_kept_states(lambda salt: True) == 1
+            assert engine.kept_states() == []
+            await until(lambda: not files.states and not files.blocks)
+
+    run_async(test())
+
+
+def test_without_a_disk_there_are_no_disk_figures() -> None:
+    async def test() -> None:
+        core = EngineCore(replace(SIZES, max_disk_bytes=0), seed=SEED)
+        engine = AsyncEngine(core, a_model(), INFO)
+        await engine.start()
+        await answer(engine, FIRST)
+        stats = engine.stats()
+        assert (stats.num_states_on_disk, stats.disk_bytes, stats.disk_lag_seconds) == (0, 0, 0.0)
+        assert stats.kept_memory_bytes >= 1000
+        await engine.close()
+
+    run_async(test())
