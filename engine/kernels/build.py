@@ -50,7 +50,7 @@ class BuildSettings:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "BuildSettings":
-        """The settings of this machine and user: CXX, DELTALOOP_KERNELS_CACHE, XDG_CACHE_HOME, DELTALOOP_KERNELS_DIR."""
+        """The settings of this machine and user: CXX, XDG_CACHE_HOME, DELTALOOP_KERNELS_CACHE and _DIR."""
         settings = cls(cache=_cache_folder(environment))
         if environment.get("CXX"):
             settings = replace(settings, compilers=(environment["CXX"],))
