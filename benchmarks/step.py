@@ -15,6 +15,7 @@ import socket
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ from engine.client import EngineInfo
 from engine.core import CoreLimits, EngineCore
 from engine.kernels.choice import choose_kernels
 from engine.model.qwen3_next import Qwen3Next
-from engine.plan import StepPlan, StepResult
+from engine.plan import StepPlan, StepResult, nobody
 from engine.runner.machine import num_cores
 from engine.runner.runner import Runner
 from engine.runner.storage import Storage
@@ -107,11 +108,11 @@ class Meter:
         self._loop_clock = time.pthread_getcpuclockid(threading.main_thread().ident or 0)
         self._loop_before: float | None = None
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: StepPlan, on_begun: Callable[[], object] = nobody) -> StepResult:
         """See `engine.plan.Executor`."""
         loop, before, ended = time.clock_gettime(self._loop_clock), self._loop_before, self.model.wall_ended
         started = time.thread_time()
-        result = self.runner.execute(plan)
+        result = self.runner.execute(plan, on_begun)
         decoding = [s for s in plan.sequences if s.sample is not None and s.sample.position >= WARM_UP_TOKENS]
         self._loop_before = loop if len(decoding) == self.num_streams else None
         if self._loop_before is not None and before is not None:

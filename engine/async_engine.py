@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from engine.cache.checkpoints import KnownPrefix
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 STALL_SECONDS = 120.0
 DEFAULT_RETRY_SECONDS = 2.0
+
+StepNews = tuple[list[tuple[Sequence, TokenOutput]], StepStats | None]
+NOTHING: StepNews = ([], None)
 
 
 class AsyncEngine:
@@ -63,7 +67,8 @@ class AsyncEngine:
         self._step_started: float | None = None
         self._seconds_per_request = DEFAULT_RETRY_SECONDS
         self._num_preemptions_told = 0
-        self._num_kept_told = 0
+        self._num_changes_told = 0
+        self._untold = NOTHING
         self._mover: Mover | None = None
         if files is not None and core.disk is not None:
             self._mover = Mover(core.disk, files, on_loaded=self._work.set)
@@ -83,8 +88,10 @@ class AsyncEngine:
                 self._tell_mover()
                 if plan is not None:
                     await self._step(plan)
-                elif not self._core.scheduler.has_work:
-                    self._idle.set()
+                else:
+                    self._tell()
+                    if not self._core.scheduler.has_work:
+                        self._idle.set()
                 if self.spare_work is not None and (plan is None or not plan.num_continued):
                     await self._do_spare_work(self.spare_work)
                 elif plan is None:
@@ -102,8 +109,8 @@ class AsyncEngine:
     def _tell_mover(self) -> None:
         if self._mover is not None:
             self._mover.begin_loads()
-            kept, self._num_kept_told = self._num_kept_told, self._core.scheduler.cache.num_kept_ever
-            if kept != self._num_kept_told:
+            known, self._num_changes_told = self._num_changes_told, self._core.scheduler.cache.num_changes
+            if known != self._num_changes_told:
                 self._mover.notice()
 
     async def _do_spare_work(self, pieces: Iterator[int]) -> None:
@@ -116,10 +123,14 @@ class AsyncEngine:
             self.spare_work = None
 
     async def _step(self, plan: StepPlan) -> None:
+        """Have a plan carried out. Clients hear of it when the next step is under way: they can wait for a millisecond,
+        the computation should not."""
         self._step_started = time.monotonic()
         stats = None
+        loop = asyncio.get_running_loop()
+        on_begun = partial(loop.call_soon_threadsafe, self._tell)
         try:
-            result = await asyncio.get_running_loop().run_in_executor(self._worker, self._executor.execute, plan)
+            result = await loop.run_in_executor(self._worker, self._executor.execute, plan, on_begun)
         except InvariantViolation:
             raise
         except Exception as error:
@@ -130,6 +141,12 @@ class AsyncEngine:
             stats = self._step_stats(plan, result)
         finally:
             self._step_started = None
+            self._tell()
+        self._untold = outputs, stats
+
+    def _tell(self) -> None:
+        """Tell clients and listeners what the last step brought, if they have not heard of it."""
+        (outputs, stats), self._untold = self._untold, NOTHING
         for sequence, output in outputs:
             self._emit(sequence, output)
         if stats is not None:
@@ -166,6 +183,7 @@ class AsyncEngine:
                 logger.exception("a step listener failed")
 
     def _fail_everything(self) -> None:
+        self._tell()
         for sequences in list(self._sequences.values()):
             for sequence in list(sequences):
                 self._emit(sequence, TokenOutput((), finish_reason=FinishReason.ERROR, error=self._failure))
@@ -215,9 +233,11 @@ class AsyncEngine:
     def _abort(self, sequence: Sequence) -> None:
         if self._failure is not None:
             return
+        self._tell()
         output = self._core.abort(sequence)
         if output is not None:
             self._emit(sequence, output)
+            self._work.set()  # it may have been the last that something was waited for
 
     def _release(self, sequence: Sequence) -> None:
         """The client no longer listens."""
@@ -306,7 +326,7 @@ class AsyncEngine:
         if tier is not CacheTier.MEMORY and self._core.disk is not None:
             self._core.disk.forget(salted)
         if self._mover is not None:
-            self._mover.notice()
+            self._mover.tidy()
         return before - len(self.kept_states())
 
     def health(self) -> EngineHealth:

@@ -56,8 +56,10 @@ class FileDamaged(Exception):
 
 
 class StateFiles(Protocol):
-    """Whatever keeps states: a folder, or a dictionary in a test. Calls block; one thread reads, and another one does
-    all the rest."""
+    """Whatever keeps states: a folder, or a dictionary in a test.
+
+    Calls block; one thread reads, one writes, one does the rest.
+    """
 
     def known(self) -> list[FiledState]:
         """All that could be read, whatever was left half done removed."""
@@ -83,7 +85,8 @@ class StateFiles(Protocol):
         """Bring a state back.
 
         Raises:
-            FileDamaged: it cannot be had, and memory holds rubbish.
+            FileDamaged: it will never be had. Memory holds rubbish.
+            OSError: it cannot be had now. Memory holds rubbish.
         """
         ...
 
@@ -93,4 +96,8 @@ class StateFiles(Protocol):
 
     def remove(self, states: list[str], blocks: list[bytes]) -> None:
         """Forget files, by name; those that are not there too."""
+        ...
+
+    def close(self) -> None:
+        """What is being written or read ends soon, with an `OSError`, and nothing more is begun."""
         ...

@@ -18,6 +18,7 @@ from engine.kernels.choice import choose_kernels
 from engine.model.config import ModelConfig
 from engine.model.qwen3_next import Qwen3Next
 from engine.quant.matrix import total_bytes
+from engine.runner.cache_folder import CacheFolder
 from engine.runner.machine import available_memory_bytes, num_cores
 from engine.runner.memory import MemoryNeeds, MemoryPlan, plan_memory
 from engine.runner.packing import pack_mapped
@@ -46,6 +47,7 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     Raises:
         LoadError: the model, or the machine, cannot serve with these settings.
     """
+    folder = CacheFolder(config.cache_dir) if config.cache_dir is not None else None
     device = _device(config)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or num_cores())
@@ -68,13 +70,15 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     limits = _limits(config, model_config, memory, kv_dtype)
     info = _info(config, limits, model_config, memory, dtype, kv_dtype, device)
     files = None
-    if config.cache_dir is not None:
-        facts = (device.type, dtype, kv_dtype, config.quantization, config.block_size, model.kernels.version)
-        files = FolderOfStates(
-            config.cache_dir, state_identity(checkpoint.paths, *facts), storage, config.cache_disk_bytes
-        )
-        limits = replace(limits, max_disk_bytes=files.max_bytes)
-        info = replace(info, max_disk_bytes=files.max_bytes, cache_folder=files.folder)
+    if folder is not None:
+        facts = (dtype, kv_dtype, config.quantization, config.block_size, model.kernels.version)
+        identity = state_identity(device, checkpoint.paths, *facts)
+        files = FolderOfStates(folder, identity, storage)
+        max_bytes = folder.room(identity, config.cache_disk_bytes)
+        limits = replace(limits, max_disk_bytes=max_bytes)
+        info = replace(info, max_disk_bytes=max_bytes, cache_folder=files.path)
+        if not memory.num_checkpoints:
+            logger.warning("without --cache-ram-bytes nothing is kept, on disk neither: --cache-dir is of no use")
     core = EngineCore(limits, config.seed)
     if core.disk is not None and files is not None:
         _warm_up(core.disk, files)
@@ -93,7 +97,7 @@ def _warm_up(disk: DiskTier, files: FolderOfStates) -> None:
     """Make known what earlier runs left."""
     disk.know(files.known())
     used, allowed = disk.num_bytes / 2**30, disk.max_bytes / 2**30
-    logger.info("%d states on disk from earlier, %.2f of %.2f GiB, in %s", len(disk), used, allowed, files.folder)
+    logger.info("%d states on disk from earlier, %.2f of %.2f GiB, in %s", len(disk), used, allowed, files.path)
 
 
 def load_model(

@@ -1,22 +1,23 @@
 """`Mover`: carries states between memory and their files, on threads of its own, while the engine steps on.
 
 It asks the disk tier what to do, has it done, and tells how it went, all of that on the event loop; only the calls of
-`StateFiles` are made elsewhere.
+`StateFiles` are made elsewhere. Whatever goes wrong there costs a state, never a request.
 """
 
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from engine.cache.disk import DiskTier, Load, Save
-from engine.filing import FileDamaged, StateFiles
+from engine.filing import StateFiles
 
 logger = logging.getLogger(__name__)
 
 AFTER_TROUBLE_SECONDS = 30.0  # until the next try to write, when the disk is full
+MOST_LOAD_SECONDS = 60.0  # that anybody waits for the disk
 FLUSH_SECONDS = 5.0  # for what is not yet written when the engine closes
 
 
@@ -27,55 +28,78 @@ class Mover:
         self._disk = disk
         self._files = files
         self._on_loaded = on_loaded
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deltaloop-write")
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deltaloop-read")
+        names = ("write", "read", "tidy")
+        self._writer, self._reader, self._tidier = (
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"deltaloop-{name}") for name in names
+        )
         self._news = asyncio.Event()
         self._closing = asyncio.Event()
-        self._loads: set[asyncio.Task[None]] = set()
+        self._tidying = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._saving: asyncio.Task[None] | None = None
-        self._trouble_until = 0.0
 
     def start(self) -> None:
         """Begin to write what is worth it."""
         self._saving = asyncio.create_task(self._save_all(), name="deltaloop-mover")
 
     def notice(self) -> None:
-        """There may be more to write or remove."""
+        """There may be more to write."""
         self._news.set()
 
     def begin_loads(self) -> None:
         """Have those read that the scheduler asked for."""
         for load in self._disk.take_loads():
-            task = asyncio.create_task(self._load(load))
-            self._loads.add(task)
-            task.add_done_callback(self._loads.discard)
+            self._spawn(self._load(load))
+
+    def tidy(self) -> None:
+        """Have those files removed that are not wanted any more, whatever is being written."""
+        self._spawn(self._tidy())
 
     async def close(self) -> None:
         """Write what is not yet written, if that takes no more than a moment, and stop."""
         self._closing.set()
         self._news.set()
-        if self._saving is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._saving), FLUSH_SECONDS)
-            self._saving.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._saving
-        await asyncio.gather(*self._loads)
-        self._writer.shutdown()
-        self._reader.shutdown()
+        under_way = [*self._tasks, *filter(None, [self._saving])]
+        if under_way:
+            await asyncio.wait(under_way, timeout=FLUSH_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._tidy(), FLUSH_SECONDS)
+        for task in under_way:
+            task.cancel()
+        self._files.close()
+        for executor in (self._writer, self._reader, self._tidier):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _attempt(self, executor: ThreadPoolExecutor, call: Callable[..., None], *given: Any) -> Exception | None:
+        """Have something done; what went wrong."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(executor, call, *given)
+        except Exception as error:
+            return error
+        return None
 
     # --- reading --------------------------------------------------------------------------------------------------
 
     async def _load(self, load: Load) -> None:
-        damage: FileDamaged | None = None
+        reading = asyncio.ensure_future(self._attempt(self._reader, self._files.read, load.transfer))
+        await asyncio.wait([reading], timeout=MOST_LOAD_SECONDS)
+        if not reading.done():
+            logger.warning("the disk takes very long to bring a state: its prompt is read again")
+            load.under_way = False
+            self._on_loaded()
+        failure = await reading  # until then nobody else may have the memory that it goes to
+        if failure is not None:
+            logger.warning("a kept state on disk cannot be used, its prompt is read again: %s", failure)
         try:
-            await asyncio.get_running_loop().run_in_executor(self._reader, self._files.read, load.transfer)
-        except FileDamaged as error:
-            damage = error
-            logger.warning("a kept state on disk cannot be used, its prompt is read again: %s", error)
-        self._disk.loaded(load, damage)
-        self._news.set()
-        self._on_loaded()
+            self._disk.loaded(load, failure)
+        finally:
+            self._on_loaded()
+        await self._tidy()
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -83,39 +107,40 @@ class Mover:
         while True:
             self._news.clear()
             await self._tidy()
-            in_trouble = self._trouble_until - time.monotonic()
-            save = self._disk.next_save(settled=not self._closing.is_set()) if in_trouble <= 0 else None
+            save = self._disk.next_save(settled=not self._closing.is_set())
             if save is not None:
-                await self._save(save)
-                continue
-            if self._closing.is_set():
+                await self._tidy()  # what it takes the place of
+                if not await self._save(save):
+                    if self._closing.is_set():
+                        return
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._closing.wait(), AFTER_TROUBLE_SECONDS)
+            elif self._closing.is_set():
                 return
-            pause = in_trouble if in_trouble > 0 else self._disk.next_save_in
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), pause)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), self._disk.next_save_in)
 
-    async def _save(self, save: Save) -> None:
-        in_thread, files = asyncio.get_running_loop().run_in_executor, self._files
+    async def _save(self, save: Save) -> bool:
+        """Whether nothing went wrong."""
         is_published = False
-        try:
-            await in_thread(self._writer, files.write, save.transfer)
-            if self._disk.is_sound(save):
-                await in_thread(self._writer, files.publish, save.transfer)
-                is_published = True
-        except OSError as error:
-            logger.warning("a state could not be written to disk, the next try is in a while: %s", error)
-            self._trouble_until = time.monotonic() + AFTER_TROUBLE_SECONDS
-        finally:
-            if not is_published:
-                self._writer.submit(files.discard, save.transfer)
-            self._disk.saved(save, is_published)
+        failure = await self._attempt(self._writer, self._files.write, save.transfer)
+        if failure is None and self._disk.is_sound(save):
+            failure = await self._attempt(self._writer, self._files.publish, save.transfer)
+            is_published = failure is None
+        if not is_published:
+            await self._attempt(self._writer, self._files.discard, save.transfer)
+        self._disk.saved(save, is_published, is_worth_another_try=failure is not None)
+        if failure is not None:
+            logger.warning("a state could not be written to disk, the next try is in a while: %s", failure)
+        return failure is None
 
     async def _tidy(self) -> None:
-        """Names of files that are not wanted any more go before anything is written under them."""
-        states, blocks = self._disk.take_removed()
-        used = self._disk.take_used()
-        in_thread = asyncio.get_running_loop().run_in_executor
-        if states or blocks:
-            await in_thread(self._writer, self._files.remove, states, blocks)
-        if used:
-            await in_thread(self._writer, self._files.touch, used)
+        """Names of files that are not wanted any more go before anything else is planned under them."""
+        async with self._tidying:
+            states, blocks = self._disk.take_removed()
+            used = self._disk.take_used()
+            if states or blocks:
+                await self._attempt(self._tidier, self._files.remove, states, blocks)
+            if used:
+                await self._attempt(self._tidier, self._files.touch, used)

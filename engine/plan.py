@@ -5,6 +5,7 @@ There is no prefill and no decode here: a sequence has tokens, some are computed
 """
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -111,10 +112,17 @@ class StepResult:
     seconds: float
 
 
+def nobody() -> None:
+    """For when nobody wants to know."""
+
+
 class Executor(Protocol):
-    """Whatever can carry out a plan: the runner, or a model made of hashes in a test.
+    """Whatever can carry out a plan: the runner, or a model made of hashes in a test."""
 
-    `execute` blocks; it is called from one worker thread, one plan at a time.
-    """
+    def execute(self, plan: StepPlan, on_begun: Callable[[], object] = nobody) -> StepResult:
+        """Blocks; called from one worker thread, one plan at a time.
 
-    def execute(self, plan: StepPlan) -> StepResult: ...
+        `on_begun` is called when all is prepared and nothing is left but the computation, which needs the interpreter
+        little: until then who waits for the step should leave it alone.
+        """
+        ...

@@ -1,5 +1,7 @@
 """`create_app`: the ASGI application, put together. Nothing happens at import and nothing is global."""
 
+import logging
+import sqlite3
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -24,6 +26,8 @@ from server.prompts import PromptEncoder
 from server.service import Service
 from server.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 
 def create_app(engine: EngineClient, settings: Settings, model: ServedModel, keys: ApiKeys) -> FastAPI:
     """An application that serves `model` on `engine`. The engine is started and closed by the caller."""
@@ -37,7 +41,8 @@ def create_app(engine: EngineClient, settings: Settings, model: ServedModel, key
         middleware=_middleware(settings, metrics, keys),
         exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_exception},
     )
-    history = _history(engine.info.cache_folder) if settings.replay else None
+    known = _history(engine.info.cache_folder)
+    history = known if settings.replay else None
     app.state.service = Service(
         engine=engine,
         settings=settings,
@@ -47,7 +52,7 @@ def create_app(engine: EngineClient, settings: Settings, model: ServedModel, key
         generator=Generator(
             engine, model.tokenizer, metrics, settings.max_output_tokens, settings.request_timeout, history
         ),
-        history=history,
+        history=known,
     )
     app.include_router(openai_router())
     app.include_router(operations_router())
@@ -56,7 +61,13 @@ def create_app(engine: EngineClient, settings: Settings, model: ServedModel, key
 
 def _history(folder: Path | None) -> History:
     """What was answered, kept beside the states that it goes with."""
-    return History(store=AnswerStore(folder / "answers.sqlite3") if folder else None)
+    store = None
+    if folder is not None:
+        try:
+            store = AnswerStore(folder / "answers.sqlite3")
+        except (OSError, sqlite3.Error) as error:
+            logger.warning("answers are not kept on disk: %s", error)
+    return History(store=store)
 
 
 def _middleware(settings: Settings, metrics: Metrics, keys: ApiKeys) -> list[Middleware]:

@@ -23,11 +23,11 @@ class ApiKeys:
     """The keys that open the API. With none of them it is open."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        keys_bytes = [key.encode("utf-8", "surrogateescape") for key in keys]
-        self._digests = {_digest(key): _tenant(key) for key in keys_bytes}
+        self._keys = {_digest(key): key for key in (key.encode("utf-8", "surrogateescape") for key in keys)}
+        self._tenants: dict[bytes, str] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._digests)
+        return bool(self._keys)
 
     def tenant(self, headers: Headers) -> str | None:
         """Whose key a request with these headers brings; None: it may not pass.
@@ -35,8 +35,12 @@ class ApiKeys:
         Looks at every key, however early one fits.
         """
         offered = [_digest(key.encode("latin-1")) for key in _offered(headers)]  # the bytes that were sent
-        matches = [ours for ours in self._digests for theirs in offered if hmac.compare_digest(ours, theirs)]
-        return self._digests[matches[0]] if matches else None
+        matches = [ours for ours in self._keys for theirs in offered if hmac.compare_digest(ours, theirs)]
+        if not matches:
+            return None
+        if matches[0] not in self._tenants:
+            self._tenants[matches[0]] = _tenant(self._keys[matches[0]])
+        return self._tenants[matches[0]]
 
 
 def tenant_of(request: Request) -> str:

@@ -148,8 +148,7 @@ def _serve(settings: Settings, keys: ApiKeys) -> int:
                 on_listening=lambda: _say(greeting(listener, model, bool(keys))),
             )
         finally:
-            if app.state.service.history is not None:
-                app.state.service.history.close()
+            app.state.service.history.close()
     return 0
 
 

@@ -90,8 +90,7 @@ async def clear_cache(request: Request) -> Response:
     """Forget what this client's requests left, but for what a running one starts from."""
     service = service_of(request)
     is_own = own_salts(request, service.settings.share_cache_across_keys)
-    if service.history is not None:
-        service.history.forget(is_own)
+    service.history.forget(is_own)
     return JSONResponse({"num_forgotten": service.engine.forget_kept_states(is_own)})
 
 

@@ -34,6 +34,7 @@ class _Answer:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     num_cached_tokens: int = 0
+    tier: CacheTier | None = None
 
 
 async def check_parity(engine: EngineClient, prompt_ids: tuple[int, ...], boundaries: tuple[int, ...]) -> list[Finding]:
@@ -57,11 +58,9 @@ async def check_parity(engine: EngineClient, prompt_ids: tuple[int, ...], bounda
         )
     if engine.info.cache_folder is not None:
         await checker.leave_only_files()
-        findings.append(_compare("from the disk", first, await checker.answer(first, "alone"), alone))
+        findings.append(_compare("from disk", first, await checker.answer(first, "alone"), alone))
         await checker.leave_only_files()
-        findings.append(
-            _compare("a next turn from the disk", second, await checker.answer(second, "alone"), second_alone)
-        )
+        findings.append(_compare("a next turn from disk", second, await checker.answer(second, "alone"), second_alone))
     answers = await asyncio.gather(*(checker.answer(first, "at once") for _ in range(NUM_OTHERS)))
     ways = [f"{number} of {NUM_OTHERS} at once" for number in range(1, NUM_OTHERS + 1)]
     return findings + [_compare(way, first, answer, alone) for way, answer in zip(ways, answers, strict=True)]
@@ -72,6 +71,8 @@ def _sampling(num_tokens: int) -> SamplingParams:
 
 
 def _compare(way: str, request: GenerationRequest, found: _Answer, expected: _Answer) -> Finding:
+    if found.tier is not CacheTier.DISK:
+        way = way.replace("from disk", "not on disk")
     return Finding(
         way,
         len(request.prompt_ids),
@@ -93,6 +94,7 @@ class _Checker:
             answer.token_ids += output.token_ids
             answer.logprobs += output.logprobs
             answer.num_cached_tokens = output.cache.num_cached_tokens if output.cache else 0
+            answer.tier = output.cache.tier if output.cache else None
         return answer
 
     async def leave_only_files(self) -> None:

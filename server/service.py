@@ -42,7 +42,7 @@ class Service:
     metrics: Metrics
     prompts: PromptEncoder
     generator: Generator
-    history: History | None
+    history: History
     warnings: WarnOnce = field(default_factory=WarnOnce)
 
 

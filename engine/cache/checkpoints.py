@@ -77,7 +77,7 @@ class Checkpoint(KnownPrefix):
     Attributes:
         slot: where the state is.
         block_ids: the KV blocks of the prefix; the last one may be partly another's.
-        made: when.
+        made: when, or when it last became an end.
         num_pins: plans in flight that read it.
         is_saved: it need not be written to disk any more.
     """

@@ -117,12 +117,13 @@ class DiskTier:
         """Whether what was written is what was meant: nobody got its memory meanwhile."""
         return save.is_wanted and self._cache.is_kept(save.checkpoint)
 
-    def saved(self, save: Save, is_published: bool) -> None:
+    def saved(self, save: Save, is_published: bool, is_worth_another_try: bool = False) -> None:
         """The end of a save."""
         self._save = None
         if is_published and save.is_wanted:
             self._enter(save.filed)
             return
+        save.checkpoint.is_saved = not is_worth_another_try
         self._let_go(save.filed.file.keys)
         if is_published:
             self._states_to_remove.append(save.filed.file.name)
@@ -166,7 +167,7 @@ class DiskTier:
         blocks = zip(keys[1:], checkpoint.block_ids, strict=False)
         missing = tuple((key, i) for key, i in blocks if key not in self._num_holders)
         self._hold(keys)  # from here on they are there, and stay
-        if not self._make_room(filed.num_bytes):
+        if not self._make_room(filed.num_bytes, keys):
             self._let_go(keys)
             return None
         transfer = Transfer(state, checkpoint.slot, missing, self._tail(checkpoint.block_ids, position))
@@ -174,18 +175,21 @@ class DiskTier:
 
     # --- reading --------------------------------------------------------------------------------------------------
 
-    def fetch(self, lineage: Lineage) -> Load | None:
-        """Have the state read that a sequence of these tokens goes on from best, unless memory has one as good."""
+    def find(self, lineage: Lineage) -> FiledCheckpoint | None:
+        """The state that a sequence of these tokens goes on from best; None if memory has one as good, or nearly."""
         filed = self._filed.longest(lineage, len(lineage.tokens) - 1)
         if filed is None:
             return None
         filed.use(self._clock())
         self._used[filed.file.name] = None
+        hit = self._cache.match(lineage)
+        gain = filed.position - (hit.position if hit else 0)
+        return filed if filed in self._loads or gain >= MIN_GAIN_BLOCKS * self._cache.block_size else None
+
+    def load(self, filed: FiledCheckpoint, lineage: Lineage) -> Load | None:
+        """Have it read, if it is not being read already; None while memory has no room for it."""
         if filed in self._loads:
             return self._loads[filed]
-        hit = self._cache.match(lineage)
-        if filed.position - (hit.position if hit else 0) < MIN_GAIN_BLOCKS * self._cache.block_size:
-            return None
         arrival = self._cache.expect(filed, lineage)
         if arrival is None:
             return None
@@ -204,15 +208,15 @@ class DiskTier:
         begun, self._to_load = self._to_load, []
         return begun
 
-    def loaded(self, load: Load, damage: FileDamaged | None = None) -> None:
+    def loaded(self, load: Load, failure: Exception | None = None) -> None:
         """The end of a load. What is damaged goes, and with a KV block all that have it."""
         load.under_way = False
         load.seconds = self._clock() - load.begun
         del self._loads[load.filed]
         load.filed.num_loads -= 1
-        self._cache.arrived(load.arrival, damage is None)
-        if damage is not None:
-            for filed in [f for f in self._filed if f is load.filed or damage.block in f.file.keys[1:]]:
+        self._cache.arrived(load.arrival, is_sound=failure is None)
+        if isinstance(failure, FileDamaged):
+            for filed in [f for f in self._filed if f is load.filed or failure.block in f.file.keys[1:]]:
                 self._remove(filed)
 
     # --- what is there --------------------------------------------------------------------------------------------
@@ -233,20 +237,32 @@ class DiskTier:
 
     def take_removed(self) -> tuple[list[str], list[bytes]]:
         """Names of the states' and of the blocks' files that are to be removed before anything else is written."""
-        # A block that was dropped may be wanted again by the save that dropped it.
-        blocks = [key for key in self._blocks_to_remove if key not in self._num_holders]
-        states, self._states_to_remove, self._blocks_to_remove = self._states_to_remove, [], []
-        return states, blocks
+        states, self._states_to_remove = self._states_to_remove, []
+        blocks, self._blocks_to_remove = self._blocks_to_remove, []
+        if not states and not blocks:
+            return [], []
+        # What was dropped may have been wanted again since, by the very save that it was dropped for.
+        kept = {filed.file.name for filed in [*self._filed, *([self._save.filed] if self._save else [])]}
+        return [name for name in states if name not in kept], [key for key in blocks if key not in self._num_holders]
 
-    def _make_room(self, num_bytes: int) -> bool:
-        """For so many more; at the cost of what saves least for its size."""
+    def _make_room(self, num_bytes: int, keys: tuple[bytes, ...] = ()) -> bool:
+        """For so many more and blocks that are counted already, at the cost of what saves least for its size.
+
+        False, and nothing lost, when that could never do.
+        """
+        if self.num_bytes + num_bytes <= self.max_bytes:
+            return True
+        read = [f for f in self._filed if f.num_loads]
+        blocks = {key for names in (keys, *(f.file.keys for f in read)) for key in names[1:]}
+        if num_bytes + sum(f.num_bytes for f in read) + len(blocks) * self._block_bytes > self.max_bytes:
+            return False
         now = self._clock()
-        while self.num_bytes + num_bytes > self.max_bytes:
-            idle = [f for f in self._filed if not f.num_loads]
-            if not idle:
-                return False
+        idle = [f for f in self._filed if not f.num_loads]
+        for filed in sorted(idle, key=lambda f: (f.is_protected(now), f.value(now) / self._own_bytes(f))):
+            self._remove(filed)
             self.num_evictions += 1
-            self._remove(min(idle, key=lambda f: (f.is_protected(now), f.value(now) / self._own_bytes(f))))
+            if self.num_bytes + num_bytes <= self.max_bytes:
+                break
         return True
 
     def _own_bytes(self, filed: FiledCheckpoint) -> float:

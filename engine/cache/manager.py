@@ -56,7 +56,7 @@ class CacheManager:
         self.block_size = block_size
         self.num_checkpoints = num_checkpoints
         self.num_evictions = 0
-        self.num_kept_ever = 0
+        self.num_changes = 0
         self._num_slots = num_slots
         self._num_running = 0
         self._clock = clock
@@ -226,13 +226,13 @@ class CacheManager:
     # --- what comes from another tier -----------------------------------------------------------------------------
 
     def expect(self, known: KnownPrefix, lineage: Lineage) -> Arrival | None:
-        """Room for a state that a sequence of these tokens wants; None when there is none. What blocks memory has of
-        the same prefix are shared."""
+        """Room for a state that a sequence of these tokens wants; None while there is none. What blocks memory has of
+        the same prefix are shared. Those who run keep a spare block each, as when one more is admitted."""
         hit = self._checkpoints.longest(lineage, known.position - 1)
         shared = self._shared_blocks(hit)
         num_new = self.num_blocks_for(known.position) - len(shared)
         num_revived = sum(not self._blocks.is_live(i) for i in shared)
-        if num_new + num_revived > self.num_blocks_free:
+        if num_new + num_revived + self._num_running > self.num_blocks_free:
             return None
         self._blocks.hold(shared, live=True)  # not to be evicted for the rest
         if not self._make_checkpoint_room(is_side=known.num_turns + known.is_answer == 0):
@@ -274,7 +274,7 @@ class CacheManager:
     def _enter(self, checkpoint: Checkpoint) -> None:
         self._checkpoints.add(checkpoint)
         checkpoint.use(self._clock())
-        self.num_kept_ever += 1
+        self.num_changes += 1
 
     def _pin(self, checkpoint: Checkpoint) -> None:
         checkpoint.num_pins += 1
@@ -330,6 +330,9 @@ class CacheManager:
 
     def _remove(self, checkpoint: Checkpoint) -> None:
         self._checkpoints.remove(checkpoint)
+        self.num_changes += 1
+        if isinstance(checkpoint.parent, Checkpoint) and not checkpoint.parent.is_saved:
+            checkpoint.parent.made = self._clock()  # what it is worth now, it was not before
         self._blocks.let_go(checkpoint.block_ids, live=False)
         self._slots.give_back([checkpoint.slot])
 

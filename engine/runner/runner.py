@@ -1,11 +1,12 @@
 """`Runner`: the executor that computes. Reset or restore, forward, sample, in this order, on one thread."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
 from engine.model.qwen3_next import Qwen3Next
-from engine.plan import StateAction, StepPlan, StepResult
+from engine.plan import StateAction, StepPlan, StepResult, nobody
 from engine.runner.inputs import BatchBuilder
 from engine.runner.storage import Storage
 from engine.sampling.sampler import sample
@@ -21,7 +22,7 @@ class Runner:
         self._num_used_tokens = num_used_tokens
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: StepPlan, on_begun: Callable[[], object] = nobody) -> StepResult:
         """See `engine.plan.Executor`."""
         started = time.perf_counter()
         for sequence in plan.sequences:
@@ -29,6 +30,8 @@ class Runner:
                 self._storage.reset_slot(sequence.slot)
             elif sequence.restore is not None:
                 self._storage.restore(sequence.slot, sequence.restore)
-        logits = self._model.forward(self._batches.build(plan), self._storage.layers)
+        batch = self._batches.build(plan)
+        on_begun()
+        logits = self._model.forward(batch, self._storage.layers)
         results = sample(self._model.kernels.sample, logits, plan, self._num_used_tokens)
         return StepResult(results, time.perf_counter() - started)

@@ -1,19 +1,17 @@
 """`FolderOfStates`: states and KV blocks as sealed files in a folder, straight from and into the engine's tensors.
 
-    <folder>/<identity>/states/<name>         what the state is of; the state, then the block after the whole ones
-    <folder>/<identity>/blocks/<xx>/<name>    one KV block of all layers
+    <path>/states/<name>         what the state is of; the state, then the block after the whole ones
+    <path>/blocks/<xx>/<name>    one KV block of all layers
 
 An identity is a hash of all that the bits of a state depend on; states of another are never looked at. Files are not
 forced onto the disk: after a power cut some are incomplete or rubbish, which their checksums tell.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
-import re
-import shutil
+import threading
 import time
 from array import array
 from collections.abc import Iterator
@@ -25,45 +23,32 @@ from torch import Tensor
 from engine.batch import PagedKV, RecurrentState
 from engine.errors import LoadError
 from engine.filing import FileDamaged, FiledState, Transfer
+from engine.runner.cache_folder import OWNER_ONLY, CacheFolder
 from engine.runner.sealed import read_head, read_sealed, sealed_bytes, write_sealed
 from engine.runner.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-OTHERS_SHARE = 0.5  # of the bytes allowed, for what other models or settings left
 _TEMPORARY = ".part"
-_OWNER_ONLY = 0o700
-_IDENTITY = re.compile("[0-9a-f]{32}")
 
 
 class FolderOfStates:
     """Implements `StateFiles` over a storage."""
 
-    def __init__(self, folder: Path, identity: str, storage: Storage, max_bytes: int | None = None) -> None:
-        """Takes the folder for this process, and removes what others left if it is too much, the oldest first. Then
-        `max_bytes` is what is left of those allowed: half of what is free, if it is not said.
-
-        Raises:
-            LoadError: it cannot be used, or another process uses it.
-        """
-        self.folder = folder / identity
+    def __init__(self, folder: CacheFolder, identity: str, storage: Storage) -> None:
+        """Raises `LoadError` when the folder cannot be used."""
+        self.path = folder.part(identity)
+        self._folder = folder
         self._identity = identity
         self._storage = storage
-        self._states = self.folder / "states"
-        self._blocks = self.folder / "blocks"
+        self._states = self.path / "states"
+        self._blocks = self.path / "blocks"
+        self._stopped = threading.Event()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for needed in (self.folder, self._states, self._blocks):
-                needed.mkdir(mode=_OWNER_ONLY, exist_ok=True)
-            self._lock = _locked(self.folder)
-            allowed = max_bytes or _size(folder) + shutil.disk_usage(folder).free // 2
-            self.max_bytes = allowed - _thin_out(folder, self.folder, int(OTHERS_SHARE * allowed))
+            for needed in (self._states, self._blocks):
+                needed.mkdir(mode=OWNER_ONLY, exist_ok=True)
         except OSError as error:
-            raise LoadError(f"the cache folder {folder} cannot be used: {error.strerror or error}") from error
-
-    def close(self) -> None:
-        """Let another process have the folder."""
-        os.close(self._lock)
+            raise LoadError(f"the cache folder {self.path} cannot be used: {error.strerror or error}") from error
 
     # --- StateFiles -----------------------------------------------------------------------------------------------
 
@@ -71,7 +56,7 @@ class FolderOfStates:
         """See `StateFiles.known`."""
         whole = self._whole_blocks()
         states, needed = [], set[str]()
-        for path in list(self._states.iterdir()):
+        for path in _files(self._states):
             try:
                 state = self._described(path)
                 if not all(key.hex() in whole for key in state.keys[1:]):
@@ -79,19 +64,21 @@ class FolderOfStates:
             except (FileDamaged, OSError) as error:
                 if not path.name.endswith(_TEMPORARY):
                     logger.warning("a kept state on disk cannot be used: %s", error)
-                path.unlink(missing_ok=True)
+                _unlink(path)
             else:
                 states.append(state)
                 needed.update(key.hex() for key in state.keys[1:])
         for name in whole - needed:
-            self._block_path(name).unlink(missing_ok=True)
+            _unlink(self._block_path(name))
         return states
 
     def write(self, transfer: Transfer) -> None:
         """See `StateFiles.write`."""
         for key, block_id in transfer.blocks:
+            if self._stopped.is_set():
+                raise InterruptedError("the engine is closing")
             path = self._block_path(key.hex())
-            path.parent.mkdir(mode=_OWNER_ONLY, exist_ok=True)
+            path.parent.mkdir(mode=OWNER_ONLY, exist_ok=True)
             write_sealed(_temporary(path), self._block_head(key), _views(self._block_parts(block_id)))
         # The block after the whole ones may be another's to go on in: its own tokens are copied before they are summed.
         tail = [part.clone() for part in self._tail_parts(transfer)]
@@ -112,14 +99,16 @@ class FolderOfStates:
     def read(self, transfer: Transfer) -> None:
         """See `StateFiles.read`."""
         for key, block_id in transfer.blocks:
+            if self._stopped.is_set():
+                raise InterruptedError("the engine is closing")
             try:
                 _fill(self._block_path(key.hex()), self._block_head(key), self._block_parts(block_id))
-            except (FileDamaged, OSError) as error:
+            except (FileDamaged, FileNotFoundError) as error:
                 raise FileDamaged(f"KV block: {error}", key) from error
         parts = self._state_parts(transfer.slot) + self._tail_parts(transfer)
         try:
             _fill(self._states / transfer.state.name, self._state_head(transfer.state), parts)
-        except OSError as error:
+        except FileNotFoundError as error:
             raise FileDamaged(str(error)) from error
 
     def touch(self, states: list[str]) -> None:
@@ -131,8 +120,12 @@ class FolderOfStates:
     def remove(self, states: list[str], blocks: list[bytes]) -> None:
         """See `StateFiles.remove`."""
         for path in [*(self._states / name for name in states), *(self._block_path(key.hex()) for key in blocks)]:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+            _unlink(path)
+
+    def close(self) -> None:
+        """See `StateFiles.close`."""
+        self._stopped.set()
+        self._folder.close()
 
     # --- names and heads ------------------------------------------------------------------------------------------
 
@@ -147,12 +140,12 @@ class FolderOfStates:
         """Names of blocks' files that are as long as they should be; what else is found goes."""
         size = sealed_bytes(len(self._block_head(b"\0" * 16)), _num_bytes(self._block_parts(0)))
         names = set()
-        for folder in list(self._blocks.iterdir()):
-            for entry in list(os.scandir(folder)):
-                if entry.stat().st_size == size and not entry.name.endswith(_TEMPORARY):
-                    names.add(entry.name)
+        for folder in _folders(self._blocks):
+            for path in _files(folder):
+                if path.stat().st_size == size and not path.name.endswith(_TEMPORARY):
+                    names.add(path.name)
                 else:
-                    os.unlink(entry.path)
+                    _unlink(path)
         return names
 
     def _block_head(self, key: bytes) -> bytes:
@@ -174,8 +167,12 @@ class FolderOfStates:
         if path.name.endswith(_TEMPORARY):
             raise FileDamaged(f"{path.name} was never finished")
         facts_text, _, rest = read_head(path).partition(b"\n")
-        facts = json.loads(facts_text)
-        if facts["identity"] != self._identity:
+        try:
+            facts = json.loads(facts_text)
+            identity = facts["identity"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise FileDamaged(f"{path.name} is no state") from error
+        if identity != self._identity:
             raise FileDamaged(f"{path.name} is of another model, or of other settings")
         num_token_bytes = facts["num_tokens"] * array("I").itemsize
         keys = rest[num_token_bytes:]
@@ -230,40 +227,19 @@ def _fill(path: Path, head: bytes, parts: list[Tensor]) -> None:
             part.copy_(read)
 
 
-def _locked(folder: Path) -> int:
-    """A lock that ends with this process."""
-    file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+def _files(folder: Path) -> list[Path]:
+    """Regular files alone: what else is there is not ours."""
+    with os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in entries if entry.is_file(follow_symlinks=False)]
+
+
+def _folders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _unlink(path: Path) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
     except OSError as error:
-        os.close(file)
-        raise LoadError(f"another process keeps its states in {folder}; give each a --cache-dir of its own") from error
-    return file
-
-
-def _thin_out(folder: Path, ours: Path, most_bytes: int) -> int:
-    """Remove folders of other identities, the oldest first, until they have no more than that; what they have then."""
-    others = sorted((path for path in folder.iterdir() if path != ours and _is_identity(path)), key=_last_used)
-    sizes = {path: _size(path) for path in others}
-    for path in others:
-        if sum(sizes.values()) <= most_bytes:
-            break
-        with contextlib.suppress(LoadError):  # somebody is at work there
-            lock = _locked(path)
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
-            del sizes[path]
-    return sum(sizes.values())
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def _is_identity(folder: Path) -> bool:
-    """Whether it is one of these folders, and none of the user's own."""
-    return bool(_IDENTITY.fullmatch(folder.name)) and (folder / "lock").exists() and (folder / "states").is_dir()
-
-
-def _last_used(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in (folder, folder / "states") if path.exists()), default=0.0)
+        logger.warning("%s could not be removed: %s", path, error.strerror)

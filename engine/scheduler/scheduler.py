@@ -155,11 +155,12 @@ class Scheduler:
         return hit is None or hit.position < coming
 
     def _is_being_loaded(self, sequence: Sequence) -> bool:
-        """Whether a state that it could start from is on its way from disk. That is tried once: what memory loses again
+        """Whether a state that it could start from is on its way from disk. That is done once: what memory loses again
         before the sequence runs is computed."""
         if self.disk is not None and not sequence.was_sought_on_disk:
-            sequence.was_sought_on_disk = True
-            sequence.load = self.disk.fetch(sequence.lineage)
+            filed = self.disk.find(sequence.lineage)
+            sequence.load = self.disk.load(filed, sequence.lineage) if filed else None
+            sequence.was_sought_on_disk = filed is None or sequence.load is not None
         return sequence.load is not None and sequence.load.under_way
 
     def _make_room(self, sequence: Sequence) -> bool:

@@ -3,6 +3,7 @@
 Reads once, at start; writes on a thread of its own. Its folder belongs to one model, one tokenizer and one process.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import sqlite3
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from server.chat.conversation import Message, ToolCall
@@ -23,6 +24,7 @@ _SCHEMA = """
     CREATE TABLE IF NOT EXISTS answers (number INTEGER PRIMARY KEY, key BLOB, salt TEXT, message TEXT, ids BLOB);
     CREATE INDEX IF NOT EXISTS by_key ON answers (key);
 """
+_DAMAGE = (sqlite3.DatabaseError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +37,22 @@ class KnownAnswer:
 
 
 class AnswerStore:
-    """One file. What cannot be read is left behind with a line in the log, and the file begun anew."""
+    """One file. What is damaged is begun anew, with a line in the log."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `OSError` when the folder cannot be written to."""
+        """Raises `OSError` or `sqlite3.Error` when the file cannot be had now."""
         self._path = path
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._in_trouble = False
         try:
-            self._database = self._opened()
-        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+            self._database, self._found = _opened(path)
+        except _DAMAGE as error:
+            if isinstance(error, sqlite3.OperationalError):  # locked, or no room: what is there may be good
+                raise
             logger.warning("the answers in %s cannot be used: %s", path, error)
-            path.unlink()
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._database = self._opened()
+            for leftover in path.parent.glob(f"{path.name}*"):
+                leftover.unlink(missing_ok=True)
+            self._database, self._found = _opened(path)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="deltaloop-answers")
-
-    def _opened(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, check_same_thread=False)
-        database.executescript(_SCHEMA)
-        self._found = list(_rows(database))
-        return database
 
     def take_found(self) -> Iterable[tuple[bytes, KnownAnswer]]:
         """What earlier runs left, the oldest first, by the names of their prompts."""
@@ -62,11 +60,11 @@ class AnswerStore:
         return found
 
     def put(self, key: bytes, answers: Iterable[KnownAnswer]) -> None:
-        """Let these be all of a prompt, in a while."""
-        rows = [
-            (key, answer.salt, json.dumps(asdict(answer.message), default=dict), answer.ids.tobytes())
-            for answer in answers
-        ]
+        """Let these be all of a prompt, in a while. What has no JSON is left out."""
+        rows = []
+        for answer in answers:
+            with contextlib.suppress(ValueError, RecursionError):
+                rows.append((key, answer.salt, _as_json(answer.message), answer.ids.tobytes()))
 
         def write(database: sqlite3.Connection) -> None:
             database.execute("DELETE FROM answers WHERE key = ?", (key,))
@@ -84,10 +82,30 @@ class AnswerStore:
             try:
                 with self._database as database:
                     write(database)
-            except sqlite3.Error as error:
-                logger.warning("an answer could not be written to %s: %s", self._path, error)
+                self._in_trouble = False
+            except Exception as error:
+                if not self._in_trouble:
+                    logger.warning("answers cannot be written to %s: %s", self._path, error)
+                self._in_trouble = True
 
         self._writer.submit(attempt)
+
+
+def _opened(path: Path) -> tuple[sqlite3.Connection, list[tuple[bytes, KnownAnswer]]]:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    database = sqlite3.connect(path, check_same_thread=False)
+    try:
+        database.executescript(_SCHEMA)
+        return database, list(_rows(database))
+    except BaseException:
+        database.close()
+        raise
+
+
+def _as_json(message: Message) -> str:
+    calls = [{"id": call.id, "name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls]
+    fields = {"role": message.role, "content": message.content, "tool_call_id": message.tool_call_id}
+    return json.dumps(fields | {"tool_calls": calls})
 
 
 def _rows(database: sqlite3.Connection) -> Iterator[tuple[bytes, KnownAnswer]]:

@@ -12,6 +12,7 @@ from engine.core import CoreLimits, EngineCore
 from engine.kernels.table import reference_kernels
 from engine.model.config import parse_model_config
 from engine.model.qwen3_next import Qwen3Next
+from engine.runner.cache_folder import CacheFolder
 from engine.runner.runner import Runner
 from engine.runner.state_files import FolderOfStates
 from engine.runner.storage import Storage
@@ -83,7 +84,7 @@ def run(
     kv_dtype = model.embedding.dense().dtype
     storage = Storage.allocate(config, num_blocks, BLOCK_SIZE, num_slots + num_checkpoints, kv_dtype, CPU)
     runner = Runner(model, storage, BLOCK_SIZE, config.vocab_size)
-    files = FolderOfStates(folder, "0" * 32, storage) if folder else None
+    files = FolderOfStates(CacheFolder(folder), "0" * 32, storage) if folder else None
     if core.disk is not None and files is not None:
         core.disk.know(files.known())
     pending = sorted(arrivals, key=lambda arrival: arrival[0])

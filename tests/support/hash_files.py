@@ -104,6 +104,9 @@ class HashFiles:
         for key in blocks:
             self.blocks.pop(key, None)
 
+    def close(self) -> None:
+        """See `StateFiles`."""
+
 
 @dataclass
 class Tidier:

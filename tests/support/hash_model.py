@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from engine.errors import ExecutorError
-from engine.plan import SampleSpec, ScheduledSequence, SequenceResult, StateAction, StepPlan, StepResult
+from engine.plan import SampleSpec, ScheduledSequence, SequenceResult, StateAction, StepPlan, StepResult, nobody
 from engine.types import FinishReason, SamplingParams, TokenLogprobs
 
 VOCAB_SIZE = 64
@@ -157,8 +157,9 @@ class HashModel:
         for block_id, entries in blocks.items():
             self._blocks[block_id][: len(entries)] = entries
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def execute(self, plan: StepPlan, on_begun: Callable[[], object] = nobody) -> StepResult:
         """Carry out a plan."""
+        on_begun()
         self.plans.append(plan)
         try:
             self.before_step(plan)

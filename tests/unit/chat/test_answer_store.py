@@ -1,7 +1,9 @@
 """Answers on disk: what a restart knows of them, and what it does with a file that cannot be read."""
 
+import sqlite3
 from array import array
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +100,42 @@ def test_a_row_that_means_nothing_is_begun_anew(path: Path, caplog: pytest.LogCa
     assert "cannot be used" in caplog.text
 
 
+@pytest.mark.parametrize("text", ["null", "[]", "no JSON", '{"role": "assistant"}'])
+def test_a_row_of_any_other_kind_is_begun_anew(path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    remembered(path, ("me/", an_answer([7])))
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE answers SET message = ?", (text,))
+    database.close()
+    assert find(path) is None
+    assert len(caplog.records) == 1
+
+
+def test_a_file_that_somebody_has_locked_stays(path: Path) -> None:
+    remembered(path, ("me/", an_answer([7])))
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    database.execute("BEGIN EXCLUSIVE")
+    database.execute("DELETE FROM answers")
+    with pytest.raises(sqlite3.OperationalError):
+        AnswerStore(path)
+    database.execute("ROLLBACK")
+    database.close()
+    assert find(path) == [7]
+
+
+def test_what_has_no_json_is_left_out(path: Path) -> None:
+    nested: Any = {}
+    for _ in range(100_000):
+        nested = {"x": nested}
+    store = AnswerStore(path)
+    deep = Message("assistant", "a", (ToolCall("call_0", "f", nested),))
+    store.put(b"key", [KnownAnswer("", deep, array("I", [1])), KnownAnswer("", MESSAGE, array("I", [2]))])
+    store.close()
+    store = AnswerStore(path)
+    assert [list(answer.ids) for _, answer in store.take_found()] == [[2]]
+    store.close()
+
+
 def test_the_file_is_the_owners_alone(path: Path) -> None:
     store = AnswerStore(path)
     store.put(b"key", [KnownAnswer("", Message("assistant", "a"), array("I", [1]))])
@@ -109,7 +147,7 @@ def test_the_file_is_the_owners_alone(path: Path) -> None:
 
 def test_a_database_that_cannot_be_written_is_told_of(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = AnswerStore(path)
-    store._submit(lambda database: database.execute("INSERT INTO nothing VALUES (1)") and None)
+    store._submit(lambda database: database.execute("INSERT INTO none_such VALUES (1)") and None)
     store._writer.submit(lambda: None).result()
-    assert "could not be written" in caplog.text
+    assert "cannot be written" in caplog.text
     store.close()

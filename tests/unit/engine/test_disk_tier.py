@@ -299,21 +299,6 @@ def test_nothing_is_loaded_where_memory_has_no_room_for_it() -> None:
     assert where(server.answer((*first.tokens, 1, 2))) == (0, None)
 
 
-def test_who_runs_keeps_blocks_from_a_load() -> None:
-    server = Server()
-    first = server.answer(SYSTEM)
-    server.settle()
-    server.sizes = {"num_blocks": 40, "max_model_len": 150}
-    server.restart()
-    other = server.ask(prompt(80, 9))
-    server.run.step()
-    later = server.ask((*first.tokens, 1, 2))
-    server.run.step()
-    assert later.load is None
-    server.finish()
-    server.run.assert_as_alone([other, later])
-
-
 def test_lag() -> None:
     server = Server()
     assert (server.disk.lag_seconds, server.disk.next_save_in) == (0.0, None)
@@ -334,6 +319,86 @@ def test_when_closing_nothing_has_to_settle() -> None:
     server = Server()
     server.answer(SYSTEM)
     assert server.disk.next_save(settled=False) is not None
+
+
+def test_what_never_fits_costs_nothing_else() -> None:
+    server = Server({"max_disk_bytes": 9000})
+    for start in range(3):
+        server.answer(prompt(80, 10 + start))
+        server.settle()
+    known = set(server.files.states)
+    server.answer(prompt(900, 5))
+    server.settle()
+    assert set(server.files.states) == known
+    assert server.disk.num_evictions == 0
+
+
+def test_a_save_that_failed_is_tried_again() -> None:
+    server = Server()
+    server.answer(SYSTEM)
+    server.run.now += 2 * SETTLE_SECONDS
+    save = server.disk.next_save()
+    assert save is not None
+    server.disk.saved(save, is_published=False, is_worth_another_try=True)
+    server.settle()
+    assert len(server.disk) == 1
+
+
+def test_what_fails_for_a_moment_stays_on_disk() -> None:
+    server = Server()
+    first = server.answer(SYSTEM)
+    server.settle()
+    server.restart()
+    sequence = server.ask((*first.tokens, 1))
+    assert server.run.step() is None
+    [load] = server.disk.take_loads()
+    server.disk.loaded(load, OSError(24, "Too many open files"))
+    server.finish()
+    server.run.assert_as_alone([sequence])
+    assert len(server.disk) == 1
+
+
+def test_who_waits_for_room_looks_again_when_there_is_some() -> None:
+    server = Server()
+    first = server.answer(SYSTEM)
+    server.settle()
+    server.sizes = {"num_blocks": 40, "max_model_len": 150}
+    server.restart()
+    other = server.ask(prompt(80, 9))
+    server.run.step()
+    later = server.ask((*first.tokens, 1, 2))
+    server.run.step()
+    assert later.load is None
+    server.finish()
+    server.run.assert_as_alone([other, later])
+    assert where(later) == (109, CacheTier.DISK)
+
+
+def test_a_load_leaves_room_for_those_who_run() -> None:
+    server = Server()
+    first = server.answer(SYSTEM)
+    server.settle()
+    server.sizes = {"num_blocks": 48, "max_model_len": 180}
+    server.restart()
+    running = server.ask(prompt(79, 9))  # twenty blocks, and soon one more
+    server.run.step()
+    server.ask((*first.tokens, 1))  # 28 more: just all there are
+    for _ in range(8):
+        server.run.step()
+    assert server.run.scheduler.num_preemptions == 0
+    server.finish()
+    server.run.assert_as_alone([running])
+
+
+def test_an_end_that_was_none_is_due_later() -> None:
+    """Its longer one went; how long it has been there does not count."""
+    server = Server({"num_checkpoints": 2})
+    first = server.answer(SYSTEM)
+    server.answer((*first.tokens, *prompt(20, 2)))
+    server.settle()
+    server.run.now += 1000
+    server.run.cache._remove(max(server.run.cache.checkpoints, key=lambda c: c.position))
+    assert server.disk.lag_seconds == 0
 
 
 def test_check_sees_blocks_without_holders() -> None:

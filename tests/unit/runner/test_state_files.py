@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from engine.batch import PagedKV, RecurrentState
-from engine.errors import LoadError
 from engine.filing import FileDamaged, FiledState, Transfer
+from engine.runner import state_files
+from engine.runner.cache_folder import CacheFolder
 from engine.runner.sealed import read_head, read_sealed, write_sealed
 from engine.runner.state_files import FolderOfStates
 from engine.runner.storage import Storage
@@ -45,8 +46,8 @@ def transfer(slot: int = 2, block_ids: tuple[int, ...] = (3, 0), tail: tuple[int
     return Transfer(state, slot, tuple(zip(keys[1:], block_ids, strict=True)), tail)
 
 
-def opened(folder: Path, memory: Storage, identity: str = IDENTITY, max_bytes: int | None = None) -> FolderOfStates:
-    return FolderOfStates(folder, identity, memory, max_bytes)
+def opened(folder: Path, memory: Storage, identity: str = IDENTITY) -> FolderOfStates:
+    return FolderOfStates(CacheFolder(folder), identity, memory)
 
 
 @pytest.fixture
@@ -60,11 +61,11 @@ def files(tmp_path: Path) -> FolderOfStates:
 
 def reopened(files: FolderOfStates, memory: Storage | None = None) -> FolderOfStates:
     files.close()
-    return opened(files.folder.parent, memory or storage(2))
+    return opened(files.path.parent, memory or storage(2))
 
 
 def all_files(files: FolderOfStates) -> list[Path]:
-    return sorted(path for path in files.folder.rglob("*") if path.is_file() and path.name != "lock")
+    return sorted(path for path in files.path.rglob("*") if path.is_file() and path.name != "lock")
 
 
 def test_what_is_written_comes_back_elsewhere(files: FolderOfStates) -> None:
@@ -104,9 +105,9 @@ def test_a_state_of_whole_blocks(tmp_path: Path) -> None:
 
 def test_files_are_the_owners_alone(files: FolderOfStates) -> None:
     assert len(all_files(files)) == 3
-    for path in [*all_files(files), files.folder / "lock"]:
+    for path in [*all_files(files), files.path.parent / "lock"]:
         assert path.stat().st_mode & 0o077 == 0
-    assert files.folder.stat().st_mode & 0o077 == 0
+    assert files.path.stat().st_mode & 0o077 == 0
 
 
 def test_nobody_finds_what_is_not_published(tmp_path: Path) -> None:
@@ -170,24 +171,25 @@ def test_the_damaged_block_is_named(files: FolderOfStates) -> None:
 
 
 def test_a_block_under_anothers_name_is_refused(files: FolderOfStates) -> None:
-    one, other = (files.folder / "blocks" / key(i).hex()[:2] / key(i).hex() for i in (1, 2))
+    one, other = (files.path / "blocks" / key(i).hex()[:2] / key(i).hex() for i in (1, 2))
     other.write_bytes(one.read_bytes())
     with pytest.raises(FileDamaged):
         files.read(transfer())
 
 
 def test_states_of_another_model_are_not_seen(files: FolderOfStates, tmp_path: Path) -> None:
-    other = opened(files.folder.parent, storage(2), OTHER)
+    files.close()
+    other = opened(files.path.parent, storage(2), OTHER)
     assert other.known() == []
     for path in all_files(files):  # not even when somebody moves them
-        target = other.folder / path.relative_to(files.folder)
+        target = other.path / path.relative_to(files.path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     assert other.known() == []
 
 
 def test_blocks_that_no_state_has_go(files: FolderOfStates) -> None:
-    state = files.folder / "states" / transfer().state.name
+    state = files.path / "states" / transfer().state.name
     state.unlink()
     again = reopened(files)
     assert again.known() == []
@@ -196,7 +198,7 @@ def test_blocks_that_no_state_has_go(files: FolderOfStates) -> None:
 
 def test_removing_and_touching(files: FolderOfStates) -> None:
     name = transfer().state.name
-    os.utime(files.folder / "states" / name, (0, 0))
+    os.utime(files.path / "states" / name, (0, 0))
     assert files.known()[0].idle_seconds > 1e6
     files.touch([name, "none"])
     assert files.known()[0].idle_seconds < 60
@@ -204,38 +206,41 @@ def test_removing_and_touching(files: FolderOfStates) -> None:
     assert [path.name for path in all_files(files)] == [key(2).hex()]
 
 
-def test_one_process_at_a_time(files: FolderOfStates) -> None:
-    with pytest.raises(LoadError, match="another process"):
-        opened(files.folder.parent, storage(1))
-    reopened(files).close()
+def test_odd_files_are_left_alone(files: FolderOfStates, tmp_path: Path) -> None:
+    (files.path / "blocks" / ".DS_Store").write_text("x")
+    (files.path / "blocks" / "ab" / "folder").mkdir(parents=True)
+    (files.path / "blocks" / "ab" / "broken").symlink_to("nowhere")
+    (files.path / "states" / "folder").mkdir()
+    os.mkfifo(files.path / "states" / "pipe")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("x")
+    (files.path / "blocks" / "zz").symlink_to(elsewhere)
+    assert len(reopened(files).known()) == 1
+    assert (elsewhere / "mine").exists()
 
 
-def test_a_folder_that_cannot_be_had(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(LoadError, match="cannot be used"):
-        opened(tmp_path / "file", storage(1))
+def test_a_block_among_the_states_is_no_state(files: FolderOfStates) -> None:
+    block = next(path for path in all_files(files) if path.name == key(1).hex())
+    (files.path / "states" / ("a" * 32)).write_bytes(block.read_bytes())
+    assert len(reopened(files).known()) == 1
 
 
-def test_what_others_left_makes_room(files: FolderOfStates) -> None:
-    folder = files.folder.parent
-    mine = folder / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("x" * 10_000)
-    (folder / ("3" * 32)).mkdir()  # looks like an identity, but is none
-    size = sum(path.stat().st_size for path in all_files(files))
-    busy = opened(folder, storage(1), OTHER, max_bytes=size)
-    assert files.folder.exists()  # a process is at work there
-    busy.close()
+def test_what_fails_for_a_moment_is_not_damaged(files: FolderOfStates, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*given: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(state_files, "read_sealed", busy)
+    with pytest.raises(OSError, match="Too many"):
+        files.read(transfer())
+
+
+def test_nothing_goes_on_after_closing(files: FolderOfStates) -> None:
     files.close()
-    roomy = opened(folder, storage(1), OTHER, max_bytes=4 * size)
-    assert files.folder.exists()
-    assert roomy.max_bytes == 3 * size
-    roomy.close()
-    tight = opened(folder, storage(1), OTHER, max_bytes=size)
-    assert not files.folder.exists()
-    assert tight.max_bytes == size
-    assert (mine / "thesis.txt").exists()
-    assert (folder / ("3" * 32)).exists()
+    with pytest.raises(InterruptedError):
+        files.write(transfer())
+    with pytest.raises(InterruptedError):
+        files.read(transfer())
 
 
 def test_sealed_files_of_another_size_or_head_are_refused(tmp_path: Path) -> None:
