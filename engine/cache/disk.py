@@ -145,8 +145,10 @@ class DiskTier:
 
     def _is_worth_writing(self, checkpoint: Checkpoint) -> bool:
         """Where prompts end or part; and between, what has more KV than state beyond the one before it."""
-        kv_bytes = checkpoint.num_beyond * self._block_bytes // self._cache.block_size
-        return len(checkpoint.children) != 1 or kv_bytes >= self._state_bytes
+        if len(checkpoint.children) != 1:
+            return True
+        size, gap = self._cache.block_size, checkpoint.children[0].position - checkpoint.position
+        return gap >= MIN_GAIN_BLOCKS * size and checkpoint.num_beyond * self._block_bytes // size >= self._state_bytes
 
     def _planned(self, checkpoint: Checkpoint) -> Save | None:
         position, size = checkpoint.position, self._cache.block_size

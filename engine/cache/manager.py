@@ -8,12 +8,15 @@ checkpoints and the arithmetic between tokens and blocks; it knows no tensors an
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import chain
 
 from engine.cache.checkpoints import Checkpoint, Checkpoints, KnownPrefix
 from engine.cache.pool import IdPool, SharedPool
 from engine.cache.prefix import Lineage
 from engine.errors import InvariantViolation
+
+RANKED_TOGETHER = 32  # checkpoints, for one to go: with many of them ranking takes longer than one should wait
 
 
 @dataclass(slots=True)
@@ -64,6 +67,7 @@ class CacheManager:
         self._slots = IdPool(num_slots + num_checkpoints)
         self._checkpoints = Checkpoints[Checkpoint](block_size)
         self._arriving: list[Arrival] = []
+        self._next_to_go: list[tuple[Checkpoint, float, int]] = []
 
     @property
     def num_blocks(self) -> int:
@@ -307,12 +311,25 @@ class CacheManager:
         num_to_spare = self._slots.num_free - (self._num_slots - self._num_running)
         if num_to_spare > 0:
             return True
-        now = self._clock()
-        unused = [c for c in self._checkpoints if not c.num_pins and not (is_side and c.is_protected(now))]
-        if not unused:
+        least = self._least() or self._least(anew=True)
+        if least is None or (is_side and least.is_protected(self._clock())):
             return False
-        self._evict(min(unused, key=self._rank))
+        self._evict(least)
         return True
+
+    def _least(self, anew: bool = False) -> Checkpoint | None:
+        """The one worth least of those that nobody uses; several are ranked together, and looked at one by one."""
+        if anew:
+            now = self._clock()
+            unused = [c for c in self._checkpoints if not c.num_pins]
+            ranked = nsmallest(1 + len(unused) // RANKED_TOGETHER, unused, key=self._rank)
+            first = [c for c in ranked if not c.is_protected(now)] or ranked[:1]
+            self._next_to_go = [(c, c.last_used, len(c.children)) for c in first]
+        for checkpoint, last_used, num_children in self._next_to_go:
+            is_same = checkpoint.last_used == last_used and len(checkpoint.children) == num_children
+            if is_same and not checkpoint.num_pins and self.is_kept(checkpoint):
+                return checkpoint
+        return None
 
     def _evict_for_blocks(self) -> None:
         """One whose last block nobody else has, if there is one: of the others no block would become free at once."""

@@ -149,6 +149,15 @@ def test_a_boundary_with_more_kv_than_state_is_written() -> None:
     assert sorted(filed.position for filed in server.disk.filed) == [100, 239]
 
 
+def test_of_two_states_side_by_side_one_is_written() -> None:
+    """One before the prompt's end and one after a single token more: the first is of no use beside the other."""
+    server = Server()
+    server.run.add(prompt(300, 1), fixed_length(1))
+    server.finish()
+    server.settle()
+    assert [filed.position for filed in server.disk.filed] == [300]
+
+
 def test_what_was_aborted_goes_on_after_a_restart() -> None:
     server = Server({"max_num_batched_tokens": 40})
     sequence = server.ask(prompt(300, 1))
