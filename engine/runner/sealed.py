@@ -66,7 +66,8 @@ def read_sealed(path: Path, head: bytes, payload: Sequence[memoryview]) -> None:
         if os.fstat(file.fileno()).st_size != sealed_bytes(len(head), num_bytes):
             raise FileDamaged(f"{path.name} has another size")
         end = bytearray(_CHECKSUM.size)
-        _read_all(path, file.fileno(), offset, [*payload, memoryview(end)])
+        file.seek(offset)
+        _read_all(path, file.fileno(), [*payload, memoryview(end)])
         if _CHECKSUM.unpack(end)[0] != _checksum(payload):
             raise FileDamaged(f"{path.name} is damaged")
 
@@ -99,13 +100,13 @@ def _write_all(file: int, parts: Sequence[memoryview]) -> None:
         left = _after(left, os.writev(file, left[:_MOST_PARTS]))
 
 
-def _read_all(path: Path, file: int, offset: int, parts: Sequence[memoryview]) -> None:
+def _read_all(path: Path, file: int, parts: Sequence[memoryview]) -> None:
     left = [part for part in parts if part.nbytes]
     while left:
-        num_bytes = os.preadv(file, left[:_MOST_PARTS], offset)
+        num_bytes = os.readv(file, left[:_MOST_PARTS])
         if not num_bytes:
             raise FileDamaged(f"{path.name} is not complete")
-        left, offset = _after(left, num_bytes), offset + num_bytes
+        left = _after(left, num_bytes)
 
 
 def _after(parts: list[memoryview], num_bytes: int) -> list[memoryview]:
