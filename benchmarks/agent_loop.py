@@ -168,7 +168,7 @@ class Agent:
             answer["tool_calls"] = list(calls.values())
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         waited = time.perf_counter() - started if first is None else first
-        return answer, Turn(waited, usage["prompt_tokens"], cached, usage["completion_tokens"], None)
+        return answer, Turn(waited, usage.get("prompt_tokens", 0), cached, usage.get("completion_tokens", 0), None)
 
     def _words(self, count: int) -> str:
         return " ".join(self.rng.choices(WORDS, k=count))
@@ -211,12 +211,16 @@ class Result:
             self.shape,
             str(self.num_turns),
             str(self.num_agents),
-            f"{max(turn.num_prompt_tokens for turn in later)}",
+            self._told(f"{max(turn.num_prompt_tokens for turn in later)}"),
             f"{first:.2f} s",
             f"{statistics.median(turn.seconds_to_first_token for turn in later):.2f} s",
-            f"{statistics.median(turn.num_read_tokens for turn in later):.0f}",
-            f"{max(turn.num_read_again for turn in later)}",
+            self._told(f"{statistics.median(turn.num_read_tokens for turn in later):.0f}"),
+            self._told(f"{max(turn.num_read_again for turn in later)}"),
         ]
+
+    def _told(self, figure: str) -> str:
+        """Some servers say nothing of tokens while they stream."""
+        return figure if any(turn.num_prompt_tokens for turns in self.turns for turn in turns) else "?"
 
 
 async def measure(args: argparse.Namespace, shape: str, num_turns: int, num_agents: int) -> Result:
