@@ -14,7 +14,7 @@ from engine.cache.prefix import Lineage
 LIVE_SECONDS = 900.0
 FORGIVEN_SECONDS = 60.0
 # How likely somebody comes back, against where a conversation is known to go on.
-NEW_END, INSIDE = 0.3, 0.1
+NEW_END, BEFORE_END, INSIDE = 0.3, 0.5, 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -48,8 +48,12 @@ class KnownPrefix:
 
     def value(self, now: float) -> float:
         """Tokens that somebody may be saved: those it has beyond the one before it, if they come back."""
-        at_end = 1.0 if self._goes_on else NEW_END
-        likely = at_end if self._is_end else INSIDE * (1 + self.num_hits)
+        if self._is_end:
+            likely = 1.0 if self._goes_on else NEW_END
+        elif any(child._is_end for child in self.children):
+            likely = BEFORE_END  # where one goes on who asks again, or sends the answer back as another one
+        else:
+            likely = INSIDE * (1 + self.num_hits)
         return self.num_beyond * likely * (FORGIVEN_SECONDS / (now - self.last_used + FORGIVEN_SECONDS)) ** 2
 
     @property

@@ -17,6 +17,7 @@ from engine.errors import InvariantViolation
 from engine.filing import FileDamaged, FiledState, Transfer
 
 SETTLE_SECONDS = 1.0  # a state that something longer takes the place of so soon is not written
+INSIDE_TOKENS = 512  # beyond the state before it on disk: for less, one between others is not written
 MIN_GAIN_BLOCKS = 0.5  # for less nobody waits for the disk
 
 
@@ -105,9 +106,10 @@ class DiskTier:
         assert self._save is None
         now = self._clock()
         due = [c for c in self._unsaved() if not settled or now - c.made >= SETTLE_SECONDS]
-        for checkpoint in sorted(due, key=lambda c: -c.value(now)):
+        ends = sorted((c for c in due if not c.children), key=lambda c: -c.value(now))
+        for checkpoint in [*ends, *sorted((c for c in due if c.children), key=lambda c: c.position)]:
             checkpoint.is_saved = True
-            if self._filed.at(checkpoint.lineage, checkpoint.position) is None:
+            if self._is_worth_writing(checkpoint):
                 self._save = self._planned(checkpoint)
                 if self._save is not None:
                     return self._save
@@ -141,14 +143,15 @@ class DiskTier:
         return max(0.0, min(made) + SETTLE_SECONDS - self._clock()) if made else None
 
     def _unsaved(self) -> Iterator[Checkpoint]:
-        return (c for c in self._cache.checkpoints if not c.is_saved and self._is_worth_writing(c))
+        return (c for c in self._cache.checkpoints if not c.is_saved)
 
     def _is_worth_writing(self, checkpoint: Checkpoint) -> bool:
-        """Where prompts end or part; and between, what has more KV than state beyond the one before it."""
-        if len(checkpoint.children) != 1:
-            return True
-        size, gap = self._cache.block_size, checkpoint.children[0].position - checkpoint.position
-        return gap >= MIN_GAIN_BLOCKS * size and checkpoint.num_beyond * self._block_bytes // size >= self._state_bytes
+        """Where prompts end; and inside them, what saves much beyond what is on disk."""
+        if self._filed.at(checkpoint.lineage, checkpoint.position) is not None:
+            return False
+        before = self._filed.longest(checkpoint.lineage, checkpoint.position - 1)
+        num_beyond = checkpoint.position - (before.position if before else 0)
+        return not checkpoint.children or num_beyond >= INSIDE_TOKENS
 
     def _planned(self, checkpoint: Checkpoint) -> Save | None:
         position, size = checkpoint.position, self._cache.block_size

@@ -348,8 +348,9 @@ class CacheManager:
     def _remove(self, checkpoint: Checkpoint) -> None:
         self._checkpoints.remove(checkpoint)
         self.num_changes += 1
-        if isinstance(checkpoint.parent, Checkpoint) and not checkpoint.parent.is_saved:
-            checkpoint.parent.made = self._clock()  # what it is worth now, it was not before
+        parent = checkpoint.parent
+        if isinstance(parent, Checkpoint) and not parent.children:  # an end that was none before
+            parent.made, parent.is_saved = self._clock(), False
         self._blocks.let_go(checkpoint.block_ids, live=False)
         self._slots.give_back([checkpoint.slot])
 

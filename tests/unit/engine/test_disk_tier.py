@@ -132,30 +132,25 @@ def test_a_turn_that_was_followed_at_once_is_not_written() -> None:
     assert [filed.position for filed in server.disk.filed] == [len(second.tokens) - 1]
 
 
-def test_what_many_start_from_is_written() -> None:
-    server = Server()
-    server.answer((*SYSTEM, *prompt(20, 2)), (100,))
-    server.answer((*SYSTEM, *prompt(20, 3)), (100,))
+def test_a_state_much_beyond_what_is_on_disk_is_written() -> None:
+    """Of the ends of messages after 550, 560 and 1,100 tokens the second saves too little beyond the first."""
+    server = Server({"max_model_len": 1190})
+    messages = (*prompt(550, 1), *prompt(10, 2), *prompt(540, 3), *prompt(40, 4))
+    server.answer(messages, (550, 560, 1100))
     server.settle()
+    assert sorted(filed.position for filed in server.disk.filed) == [550, 1100, 1149]
     server.restart()
-    assert where(server.answer((*SYSTEM, *prompt(20, 4)), (100,))) == (100, CacheTier.DISK)
-
-
-def test_a_boundary_with_more_kv_than_state_is_written() -> None:
-    """A state takes as much as a hundred tokens: ninety beyond the state before are not worth it."""
-    server = Server()
-    server.answer((*SYSTEM, *prompt(90, 2), *prompt(40, 3)), (100, 190))
-    server.settle()
-    assert sorted(filed.position for filed in server.disk.filed) == [100, 239]
+    assert where(server.answer((*messages[:1100], *prompt(30, 5)), (550, 560, 1100))) == (1100, CacheTier.DISK)
 
 
 def test_of_two_states_side_by_side_one_is_written() -> None:
-    """One before the prompt's end and one after a single token more: the first is of no use beside the other."""
+    """One before the prompt's end and one a single token later: of 600 tokens they save the same, but for one."""
     server = Server()
-    server.run.add(prompt(300, 1), fixed_length(1))
+    server.run.add(prompt(600, 1), fixed_length(1))
+    server.run.add(prompt(600, 1)[:-20], fixed_length(1))
     server.finish()
     server.settle()
-    assert [filed.position for filed in server.disk.filed] == [300]
+    assert len([filed for filed in server.disk.filed if filed.position > 590]) == 1
 
 
 def test_what_was_aborted_goes_on_after_a_restart() -> None:
@@ -311,15 +306,15 @@ def test_nothing_is_loaded_where_memory_has_no_room_for_it() -> None:
 def test_lag() -> None:
     server = Server()
     assert (server.disk.lag_seconds, server.disk.next_save_in) == (0.0, None)
+    begin = server.run.now
     server.answer(SYSTEM)
-    end = server.run.now
     server.run.now += 0.25
-    assert server.disk.lag_seconds == pytest.approx(0.25)
-    assert server.disk.next_save_in == pytest.approx(SETTLE_SECONDS - 0.25)
-    server.run.now = end + 0.5
-    server.answer(prompt(30, 3))
-    assert server.disk.lag_seconds == pytest.approx(server.run.now - end)
+    lag, wait = server.disk.lag_seconds, server.disk.next_save_in
+    assert 0.25 <= lag <= server.run.now - begin
+    assert wait == pytest.approx(SETTLE_SECONDS - lag)
     assert server.disk.next_save() is None
+    server.answer(prompt(30, 3))
+    assert server.disk.lag_seconds > lag
     server.settle()
     assert (server.disk.lag_seconds, server.disk.next_save_in) == (0.0, None)
 

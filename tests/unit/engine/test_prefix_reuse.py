@@ -82,7 +82,7 @@ def test_a_growing_conversation_computes_only_what_is_new() -> None:
 
 @pytest.mark.parametrize("block_size", [1, 4, 7, 64])
 def test_a_hit_may_end_anywhere_in_a_block(block_size: int) -> None:
-    agent = Agent(roomy(block_size=block_size))
+    agent = Agent(roomy(block_size=block_size, num_checkpoints=100))
     for num_tokens in (1, 3, 5, 64, 65):
         conversation = Conversation().and_then(message(num_tokens, 50), message(2, num_tokens))
         agent.answer(conversation)
