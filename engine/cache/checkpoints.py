@@ -50,7 +50,7 @@ class KnownPrefix:
         """Tokens that somebody may be saved: those it has beyond the one before it, if they come back."""
         if self._is_end:
             likely = 1.0 if self._goes_on else NEW_END
-        elif any(child._is_end for child in self.children):
+        elif not self.children or any(child._is_end for child in self.children):
             likely = BEFORE_END  # where one goes on who asks again, or sends the answer back as another one
         else:
             likely = INSIDE * (1 + self.num_hits)

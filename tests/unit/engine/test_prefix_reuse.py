@@ -347,3 +347,18 @@ def test_what_is_remembered_for_reports_is_bounded() -> None:
         report(run, Conversation().and_then(message(i, 20)))
     assert report(run, Conversation().and_then(message(0, 20))).num_known_tokens < 10
     assert report(run, Conversation().and_then(message(MAX_SEQUENCES, 20))).miss is MissReason.GONE
+
+
+def test_the_state_before_an_answer_in_the_making_outlives_others_inside() -> None:
+    """Clients that send answers back as others go on from there, in a full cache too."""
+    run = roomy(num_checkpoints=18)
+    agents, conversations = [Agent(run) for _ in range(3)], [SYSTEM.and_then(message(50 + i)) for i in range(3)]
+    for turn in range(12):
+        before = run.model.num_tokens
+        sequences = [agent.ask(c) for agent, c in zip(agents, conversations, strict=True)]
+        run.finish()
+        run.assert_as_alone(sequences)
+        if turn:
+            assert run.model.num_tokens - before <= 3 * (1 + 40 + 40 + ANSWER - 1)
+        rewritten = [message(1000 + 10 * turn + i) for i in range(3)]
+        conversations = [c.and_then(r, message(2000 + turn)) for c, r in zip(conversations, rewritten, strict=True)]
