@@ -8,6 +8,8 @@ from array import array
 from dataclasses import dataclass
 from typing import Protocol
 
+KEY_BYTES = 16  # of a name of a prefix
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FiledState:

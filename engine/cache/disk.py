@@ -12,9 +12,9 @@ from hashlib import blake2b
 
 from engine.cache.checkpoints import Checkpoint, Checkpoints, KnownPrefix
 from engine.cache.manager import Arrival, CacheManager
-from engine.cache.prefix import KEY_BYTES, Lineage
+from engine.cache.prefix import Lineage
 from engine.errors import InvariantViolation
-from engine.filing import FileDamaged, FiledState, Transfer
+from engine.filing import KEY_BYTES, FileDamaged, FiledState, Transfer
 
 SETTLE_SECONDS = 1.0  # a state that something longer takes the place of so soon is not written
 INSIDE_TOKENS = 512  # beyond the state before it on disk: for less, one between others is not written

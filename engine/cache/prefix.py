@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
-KEY_BYTES = 16
+from engine.filing import KEY_BYTES
 
 
 class Lineage:

@@ -65,10 +65,12 @@ class CacheFolder:
 
         Others have to make room for it, the oldest first, until they keep no more than their share.
         """
+        ours = self.path / identity
         parts = [path for path in self.path.iterdir() if _IDENTITY.fullmatch(path.name) and path.is_dir()]
-        sizes = {path: _size(path) for path in sorted(parts, key=_last_used)}
-        allowed = max_bytes or (sum(sizes.values()) + shutil.disk_usage(self.path).free) // 2
-        sizes.pop(self.path / identity, None)
+        sizes = {path: _size(path) for path in sorted(parts, key=_last_used) if path != ours}
+        allowed = max_bytes
+        if allowed is None:
+            allowed = (_size(ours) + sum(sizes.values()) + shutil.disk_usage(self.path).free) // 2
         for path in list(sizes):
             if sum(sizes.values()) <= OTHERS_SHARE * allowed:
                 break

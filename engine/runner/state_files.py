@@ -20,9 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.batch import PagedKV, RecurrentState
 from engine.errors import LoadError
-from engine.filing import FileDamaged, FiledState, Transfer
+from engine.filing import KEY_BYTES, FileDamaged, FiledState, Transfer
 from engine.runner.cache_folder import OWNER_ONLY, CacheFolder
 from engine.runner.sealed import read_head, read_sealed, sealed_bytes, write_sealed
 from engine.runner.storage import Storage
@@ -79,10 +78,10 @@ class FolderOfStates:
                 raise InterruptedError("the engine is closing")
             path = self._block_path(key.hex())
             path.parent.mkdir(mode=OWNER_ONLY, exist_ok=True)
-            write_sealed(_temporary(path), self._block_head(key), _views(self._block_parts(block_id)))
+            write_sealed(_temporary(path), self._block_head(key), _views(self._storage.block_parts(block_id)))
         # The block after the whole ones may be another's to go on in: its own tokens are copied before they are summed.
         tail = [part.clone() for part in self._tail_parts(transfer)]
-        state = _views(self._state_parts(transfer.slot)) + _views(tail)
+        state = _views(self._storage.state_parts(transfer.slot)) + _views(tail)
         write_sealed(_temporary(self._states / transfer.state.name), self._state_head(transfer.state), state)
 
     def publish(self, transfer: Transfer) -> None:
@@ -102,10 +101,10 @@ class FolderOfStates:
             if self._stopped.is_set():
                 raise InterruptedError("the engine is closing")
             try:
-                _fill(self._block_path(key.hex()), self._block_head(key), self._block_parts(block_id))
+                _fill(self._block_path(key.hex()), self._block_head(key), self._storage.block_parts(block_id))
             except (FileDamaged, FileNotFoundError) as error:
                 raise FileDamaged(f"KV block: {error}", key) from error
-        parts = self._state_parts(transfer.slot) + self._tail_parts(transfer)
+        parts = self._storage.state_parts(transfer.slot) + self._tail_parts(transfer)
         try:
             _fill(self._states / transfer.state.name, self._state_head(transfer.state), parts)
         except FileNotFoundError as error:
@@ -138,7 +137,7 @@ class FolderOfStates:
 
     def _whole_blocks(self) -> set[str]:
         """Names of blocks' files that are as long as they should be; what else is found goes."""
-        size = sealed_bytes(len(self._block_head(b"\0" * 16)), _num_bytes(self._block_parts(0)))
+        size = sealed_bytes(len(self._block_head(bytes(KEY_BYTES))), _num_bytes(self._storage.block_parts(0)))
         names = set()
         for folder in _folders(self._blocks):
             for path in _files(folder):
@@ -179,7 +178,7 @@ class FolderOfStates:
         return FiledState(
             name=path.name,
             tokens=array("I", rest[:num_token_bytes]),
-            keys=tuple(keys[i : i + 16] for i in range(0, len(keys), 16)),
+            keys=tuple(keys[i : i + KEY_BYTES] for i in range(0, len(keys), KEY_BYTES)),
             salt=facts["salt"],
             session=facts["session"],
             num_turns=facts["num_turns"],
@@ -187,22 +186,11 @@ class FolderOfStates:
             idle_seconds=max(0.0, time.time() - path.stat().st_mtime),
         )
 
-    # --- tensors --------------------------------------------------------------------------------------------------
-
-    def _block_parts(self, block_id: int) -> list[Tensor]:
-        """A KV block's keys and values, layer by layer, each contiguous."""
-        paged = [memory for memory in self._storage.layers if isinstance(memory, PagedKV)]
-        return [part[block_id] for memory in paged for part in (memory.keys, memory.values)]
-
     def _tail_parts(self, transfer: Transfer) -> list[Tensor]:
         if transfer.tail is None:
             return []
         block_id, num_tokens = transfer.tail
-        return [part[:num_tokens] for part in self._block_parts(block_id)]
-
-    def _state_parts(self, slot: int) -> list[Tensor]:
-        recurrent = [memory for memory in self._storage.layers if isinstance(memory, RecurrentState)]
-        return [part[slot] for memory in recurrent for part in (memory.delta, memory.conv)]
+        return [part[:num_tokens] for part in self._storage.block_parts(block_id)]
 
 
 def _temporary(path: Path) -> Path:

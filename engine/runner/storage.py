@@ -58,3 +58,13 @@ class Storage:
         for memory in self.layers:
             if isinstance(memory, RecurrentState):
                 memory.reset(slot)
+
+    def block_parts(self, block_id: int) -> list[torch.Tensor]:
+        """A KV block's keys and values, layer by layer, each contiguous: [block size, KV heads, head dim]."""
+        paged = [memory for memory in self.layers if isinstance(memory, PagedKV)]
+        return [part[block_id] for memory in paged for part in (memory.keys, memory.values)]
+
+    def state_parts(self, slot: int) -> list[torch.Tensor]:
+        """A slot's state, layer by layer, each part contiguous: see `RecurrentState`."""
+        recurrent = [memory for memory in self.layers if isinstance(memory, RecurrentState)]
+        return [part[slot] for memory in recurrent for part in (memory.delta, memory.conv)]

@@ -132,10 +132,12 @@ class Scheduler:
             sequence.admitted = self._clock()
             positions = sequence.checkpoint_positions
             report = self._explainer.report(sequence.lineage, sequence.num_computed_tokens, positions)
-            sequence.cache_report = replace(report, tier=CacheTier.MEMORY) if hit else report
-            if sequence.load is not None and sequence.load.arrival.checkpoint is hit:
-                from_disk = replace(report, tier=CacheTier.DISK, restore_seconds=sequence.load.seconds)
-                sequence.cache_report = from_disk
+            load = sequence.load
+            if hit is not None and load is not None and load.arrival.checkpoint is hit:
+                report = replace(report, tier=CacheTier.DISK, restore_seconds=load.seconds)
+            elif hit is not None:
+                report = replace(report, tier=CacheTier.MEMORY)
+            sequence.cache_report = report
         return True
 
     def _is_being_computed(self, sequence: Sequence) -> bool:
