@@ -71,7 +71,7 @@ async def _answer(engine: AsyncEngine, asked: dict[str, Any]) -> None:
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     told = {"number": asked["number"], "ids": ids, "tier": tier, "cached": report.num_cached_tokens if report else 0}
     stats = engine.stats()
-    told |= {"peak_bytes": peak_bytes, "disk_bytes": stats.disk_bytes}
+    told |= {"peak_bytes": peak_bytes, "disk_bytes": stats.disk.num_bytes}
     print(json.dumps(told), flush=True)
 
 

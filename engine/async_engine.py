@@ -9,13 +9,14 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 from engine.cache.checkpoints import KnownPrefix
-from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, StepStats, TokenStream
+from engine.cache.lower_tier import LowerTier
+from engine.cache.manager import CacheManager
+from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, LowerTierStats, StepStats, TokenStream
 from engine.core import EngineCore
 from engine.errors import InvariantViolation, Overloaded
 from engine.filing import StateFiles
@@ -44,10 +45,10 @@ class AsyncEngine:
         max_num_queued_reqs: int = 1024,
         max_num_queued_tokens: int | None = None,
         spare_work: Iterator[int] | None = None,
-        files: StateFiles | None = None,
+        files: Mapping[CacheTier, StateFiles] | None = None,
     ) -> None:
-        """`files` are for a core with a disk tier. `spare_work` is done on the worker, a short piece at a time, while
-        nobody waits for a next token."""
+        """`files` are for the core's lower tiers, each its own. `spare_work` is done on the worker, a short piece at a
+        time, while nobody waits for a next token."""
         self.info = info
         self.spare_work = spare_work
         self._core = core
@@ -69,15 +70,13 @@ class AsyncEngine:
         self._num_preemptions_told = 0
         self._num_changes_told = 0
         self._untold = NOTHING
-        self._mover: Mover | None = None
-        if files is not None and core.disk is not None:
-            self._mover = Mover(core.disk, files, on_loaded=self._work.set)
+        self._movers = [Mover(lower, (files or {})[tier], self._work.set) for tier, lower in core.lower.items()]
 
     async def start(self) -> None:
         """Start the loop. Requests submitted before wait for it."""
         self._task = asyncio.create_task(self._run(), name="deltaloop-engine")
-        if self._mover is not None:
-            self._mover.start()
+        for mover in self._movers:
+            mover.start()
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -85,7 +84,7 @@ class AsyncEngine:
         try:
             while True:
                 plan = self._core.schedule()
-                self._tell_mover()
+                self._tell_movers()
                 if plan is not None:
                     await self._step(plan)
                 else:
@@ -106,12 +105,12 @@ class AsyncEngine:
             self._fail_everything()
             self._idle.set()
 
-    def _tell_mover(self) -> None:
-        if self._mover is not None:
-            self._mover.begin_loads()
-            known, self._num_changes_told = self._num_changes_told, self._core.scheduler.cache.num_changes
+    def _tell_movers(self) -> None:
+        known, self._num_changes_told = self._num_changes_told, self._core.scheduler.cache.num_changes
+        for mover in self._movers:
+            mover.begin_loads()
             if known != self._num_changes_told:
-                self._mover.notice()
+                mover.notice()
 
     async def _do_spare_work(self, pieces: Iterator[int]) -> None:
         try:
@@ -276,8 +275,7 @@ class AsyncEngine:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        if self._mover is not None:
-            await self._mover.close()
+        await asyncio.gather(*(mover.close() for mover in self._movers))
         self._failure = self._failure or "the engine was closed"
         self._fail_everything()
         self._worker.shutdown(wait=not stuck)
@@ -296,37 +294,32 @@ class AsyncEngine:
             num_evictions=scheduler.cache.num_evictions,
             kept_memory_bytes=scheduler.cache.num_checkpoints_kept * self.info.state_slot_bytes
             + scheduler.cache.num_blocks_kept * self.info.kv_cache_bytes // self.info.num_blocks,
-            **self._disk_stats(),
+            **{str(tier): _lower_tier_stats(lower) for tier, lower in self._core.lower.items()},
         )
-
-    def _disk_stats(self) -> dict[str, Any]:
-        disk = self._core.disk
-        if disk is None:
-            return {}
-        return {
-            "num_states_on_disk": len(disk),
-            "num_disk_evictions": disk.num_evictions,
-            "disk_bytes": disk.num_bytes,
-            "disk_lag_seconds": disk.lag_seconds,
-        }
 
     def kept_states(self) -> list[KeptState]:
         """See `EngineClient.kept_states`."""
-        cache, disk = self._core.scheduler.cache, self._core.disk
-        kept = [_kept_state(checkpoint, CacheTier.MEMORY) for checkpoint in cache.checkpoints]
-        if disk is not None:
-            kept += [_kept_state(f, CacheTier.DISK) for f in disk.filed if not cache.has(f.lineage, f.position)]
+        kept = [_kept_state(checkpoint, CacheTier.MEMORY) for checkpoint in self._core.scheduler.cache.checkpoints]
+        nearer: list[CacheManager | LowerTier] = [self._core.scheduler.cache]
+        for tier, lower in self._core.lower.items():
+            kept += [
+                _kept_state(filed, tier)
+                for filed in lower.filed
+                if not any(other.has(filed.lineage, filed.position) for other in nearer)
+            ]
+            nearer.append(lower)
         return sorted(kept, key=lambda state: -state.num_tokens)
 
-    def forget_kept_states(self, salted: Callable[[str], bool], tier: CacheTier | None = None) -> int:
+    def forget_kept_states(self, salted: Callable[[str], bool], tiers: Collection[CacheTier] = tuple(CacheTier)) -> int:
         """See `EngineClient.forget_kept_states`."""
         before = len(self.kept_states())
-        if tier is not CacheTier.DISK:
+        if CacheTier.MEMORY in tiers:
             self._core.scheduler.cache.forget(salted)
-        if tier is not CacheTier.MEMORY and self._core.disk is not None:
-            self._core.disk.forget(salted)
-        if self._mover is not None:
-            self._mover.tidy()
+        for tier, lower in self._core.lower.items():
+            if tier in tiers:
+                lower.forget(salted)
+        for mover in self._movers:
+            mover.tidy()
         return before - len(self.kept_states())
 
     def health(self) -> EngineHealth:
@@ -341,6 +334,10 @@ class AsyncEngine:
     def add_step_listener(self, listener: Callable[[StepStats], None]) -> None:
         """See `EngineClient.add_step_listener`."""
         self._listeners.append(listener)
+
+
+def _lower_tier_stats(lower: LowerTier) -> LowerTierStats:
+    return LowerTierStats(len(lower), lower.num_bytes, lower.max_bytes, lower.num_evictions, lower.lag_seconds)
 
 
 def _kept_state(known: KnownPrefix, tier: CacheTier) -> KeptState:

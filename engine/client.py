@@ -3,7 +3,7 @@
 Everything here is torch-free. `engine.async_engine.AsyncEngine` is the implementation; tests use scripted ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,8 +16,8 @@ class EngineInfo:
     """Facts that do not change while the engine lives.
 
     `num_slots` is how many sequences can run at once; `num_blocks` × `block_size` tokens of KV cache they share.
-    `max_num_queued_reqs` more can wait. `num_checkpoints` states are kept between requests, and `max_disk_bytes` of
-    them on disk, in `cache_folder`, which is for these files and settings alone. `memory_plan` is a table for people
+    `max_num_queued_reqs` more can wait. `num_checkpoints` states are kept between requests; `cache_folder`
+    is where they are on disk too, for these files and settings alone. `memory_plan` is a table for people
     of where the memory goes.
     """
 
@@ -33,17 +33,25 @@ class EngineInfo:
     dtype: str
     max_num_queued_reqs: int = 1024
     num_checkpoints: int = 0
-    max_disk_bytes: int = 0
     cache_folder: Path | None = None
     memory_plan: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class EngineStats:
-    """A snapshot of the engine. Usages are shares between 0 and 1; evictions count from the start.
+class LowerTierStats:
+    """What a lower tier keeps. `lag_seconds` is for how long some state that is to be written there has waited for it;
+    evictions count from the start."""
 
-    `disk_lag_seconds` is for how long some state that is to be written to disk has waited for it.
-    """
+    num_states: int = 0
+    num_bytes: int = 0
+    max_bytes: int = 0
+    num_evictions: int = 0
+    lag_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot of the engine. Usages are shares between 0 and 1; evictions count from the start."""
 
     num_running: int
     num_waiting: int
@@ -54,10 +62,8 @@ class EngineStats:
     num_checkpoints_kept: int = 0
     num_evictions: int = 0
     kept_memory_bytes: int = 0
-    num_states_on_disk: int = 0
-    num_disk_evictions: int = 0
-    disk_bytes: int = 0
-    disk_lag_seconds: float = 0.0
+    host: LowerTierStats = LowerTierStats()
+    disk: LowerTierStats = LowerTierStats()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ class KeptState:
         num_turns: how many answers were gone on from on the way to it.
         num_hits: how often it was gone on from itself.
         idle_seconds: since its conversation went on.
-        tier: where it is; in memory, if both there and on disk.
+        tier: the nearest where it is.
     """
 
     salt: str
@@ -159,8 +165,8 @@ class EngineClient(Protocol):
         """What the next prompts may go on from, the longest first."""
         ...
 
-    def forget_kept_states(self, salted: Callable[[str], bool], tier: CacheTier | None = None) -> int:
-        """Drop those with such salts that nobody uses right now, in one tier or in all; how many are no more."""
+    def forget_kept_states(self, salted: Callable[[str], bool], tiers: Collection[CacheTier] = tuple(CacheTier)) -> int:
+        """Drop those with such salts that nobody uses right now, in these tiers; how many are no more."""
         ...
 
     def health(self) -> EngineHealth: ...

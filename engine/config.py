@@ -28,7 +28,8 @@ class EngineConfig:
         max_num_seqs: most sequences that run at once; each takes a state slot.
         max_num_batched_tokens: most tokens computed in one step.
         kv_cache_memory_bytes: memory for KV blocks and state slots together.
-        cache_ram_bytes: of that, memory for states kept between requests; 0 keeps none, and reads every prompt whole.
+        cache_ram_bytes: main memory for states kept between requests: of the above on a CPU, beside it on a GPU, which
+            keeps some in its own memory too. 0 keeps none anywhere, and reads every prompt whole.
         cache_dir: folder where such states are kept on disk too, so that they outlive the process; None: nowhere.
         cache_disk_bytes: of it, how much; None takes half of what is free.
         gpu_memory_utilization: share of the device's memory the engine may fill, CUDA only.

@@ -9,19 +9,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.cache.disk import DiskTier
+from engine.cache.lower_tier import LowerTier
 from engine.cache.manager import CacheManager
 from engine.errors import ContextOverflow, LoadError, RequestError
 from engine.plan import StepPlan, StepResult
 from engine.scheduler.budget import StepBudget
 from engine.scheduler.scheduler import Scheduler, SequenceUpdate
 from engine.scheduler.sequence import Sequence
-from engine.types import GenerationRequest, TokenOutput
+from engine.types import CacheTier, GenerationRequest, TokenOutput
 
 
 @dataclass(frozen=True, slots=True)
 class CoreLimits:
-    """The sizes a core works within; the memory planner makes them. With `max_disk_bytes` states are kept on disk."""
+    """The sizes a core works within; the memory planner makes them. With `max_host_bytes` and
+    `max_disk_bytes` states are kept in main memory beside the cache's own, and on disk."""
 
     max_model_len: int
     vocab_size: int
@@ -32,6 +33,7 @@ class CoreLimits:
     max_num_batched_tokens: int
     max_inter_token_gap_seconds: float
     num_checkpoints: int = 0
+    max_host_bytes: int = 0
     max_disk_bytes: int = 0
     state_bytes: int = 0
     block_bytes: int = 0
@@ -55,10 +57,12 @@ class EngineCore:
         self.limits = limits
         cache = CacheManager(limits.num_blocks, limits.block_size, limits.num_slots, limits.num_checkpoints, clock)
         budget = StepBudget(limits.max_num_batched_tokens, limits.max_inter_token_gap_seconds)
-        self.disk: DiskTier | None = None
-        if limits.max_disk_bytes:
-            self.disk = DiskTier(cache, limits.state_bytes, limits.block_bytes, limits.max_disk_bytes, clock)
-        self.scheduler = Scheduler(cache, budget, limits.max_model_len, clock, self.disk)
+        self.lower = {
+            tier: LowerTier(tier, cache, limits.state_bytes, limits.block_bytes, max_bytes, clock)
+            for tier, max_bytes in ((CacheTier.HOST, limits.max_host_bytes), (CacheTier.DISK, limits.max_disk_bytes))
+            if max_bytes
+        }
+        self.scheduler = Scheduler(cache, budget, limits.max_model_len, clock, tuple(self.lower.values()))
         self._seed = seed
         self._clock = clock
         self._next_seq_id = 0

@@ -1,4 +1,4 @@
-"""The seam between the cache and its files: states that are written to disk, or read from it, beside the steps.
+"""The seam between the cache and its lower tiers: states that are written there, or read, beside the steps.
 
 Like a plan these are plain integers and bytes, so that what carries them out knows nothing of the cache, and a test can
 do without files. Standard library only.

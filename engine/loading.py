@@ -3,28 +3,32 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from engine.async_engine import AsyncEngine
 from engine.batch import dtype_named
-from engine.cache.disk import DiskTier
+from engine.cache.lower_tier import LowerTier
 from engine.client import EngineInfo
 from engine.config import EngineConfig, Packing, Quantization
 from engine.core import CoreLimits, EngineCore
 from engine.errors import LoadError
+from engine.filing import StateFiles
 from engine.identity import state_identity
 from engine.kernels.choice import choose_kernels
 from engine.model.config import ModelConfig
 from engine.model.qwen3_next import Qwen3Next
 from engine.quant.matrix import total_bytes
 from engine.runner.cache_folder import CacheFolder
+from engine.runner.host_states import StatesInMemory
 from engine.runner.machine import available_memory_bytes, num_cores
 from engine.runner.memory import MemoryNeeds, MemoryPlan, plan_memory
 from engine.runner.packing import pack_mapped
 from engine.runner.runner import Runner
 from engine.runner.state_files import FolderOfStates
 from engine.runner.storage import Storage
+from engine.types import CacheTier
 from engine.weights.checkpoint import Checkpoint, open_checkpoint
 from engine.weights.conversion import Conversion
 from engine.weights.mapped import read_ahead
@@ -34,6 +38,7 @@ logger = logging.getLogger(__name__)
 LoadProgress = Callable[[int, int], None]  # bytes read so far, bytes of the files
 
 DEFAULT_NUM_BATCHED_TOKENS = 2048
+HOST_CACHE_SHARE = 0.25  # of main memory, for states beside a GPU's own
 CPU_CACHE_SHARE = 0.5  # of the memory that the weights leave
 CROWDED_CACHE_SHARE = 0.125  # of all of it, where weights leave less: then parts of them are read from disk as needed
 PACKING_SPARE_BYTES = 2 << 30  # must be left beside packed weights, for what else the engine needs
@@ -63,25 +68,30 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
         config.packing == "auto" and checkpoint.num_bytes + PACKING_SPARE_BYTES < available_bytes
     )
     budget_bytes = config.kv_cache_memory_bytes or _budget_bytes(config, device, available_bytes, num_weight_bytes)
-    memory = _plan(config, model_config, kv_dtype, budget_bytes, num_weight_bytes)
+    memory = _plan(config, model_config, kv_dtype, budget_bytes, num_weight_bytes, device)
     num_slots = memory.num_slots + memory.num_checkpoints
     storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, num_slots, kv_dtype, device)
     runner = Runner(model, storage, config.block_size, config.num_used_tokens or model_config.vocab_size)
     limits = _limits(config, model_config, memory, kv_dtype)
     info = _info(config, limits, model_config, memory, dtype, kv_dtype, device)
-    files = None
+    files: dict[CacheTier, StateFiles] = {}
+    if host_bytes := _host_bytes(config, device, memory, available_bytes):
+        files[CacheTier.HOST] = StatesInMemory(storage)
+        limits = replace(limits, max_host_bytes=host_bytes)
+        logger.info("%.2f GiB of main memory for kept states, beside the GPU's own", host_bytes / 2**30)
     if folder is not None:
         facts = (dtype, kv_dtype, config.quantization, config.block_size, model.kernels.version)
         identity = state_identity(device, checkpoint.paths, *facts)
-        files = FolderOfStates(folder, identity, storage)
-        max_bytes = folder.room(identity, config.cache_disk_bytes)
-        limits = replace(limits, max_disk_bytes=max_bytes)
-        info = replace(info, max_disk_bytes=max_bytes, cache_folder=files.path)
+        files[CacheTier.DISK] = in_folder = FolderOfStates(folder, identity, storage)
+        limits = replace(limits, max_disk_bytes=folder.room(identity, config.cache_disk_bytes))
+        info = replace(info, cache_folder=in_folder.path)
         if not memory.num_checkpoints:
             logger.warning("without --cache-ram-bytes nothing is kept, on disk neither: --cache-dir is of no use")
     core = EngineCore(limits, config.seed)
-    if core.disk is not None and files is not None:
-        _warm_up(core.disk, files)
+    for tier, lower in core.lower.items():
+        lower.know(files[tier].known())
+    if info.cache_folder is not None:
+        _tell_known(core.lower[CacheTier.DISK], info.cache_folder)
     return AsyncEngine(
         core,
         runner,
@@ -93,11 +103,9 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     )
 
 
-def _warm_up(disk: DiskTier, files: FolderOfStates) -> None:
-    """Make known what earlier runs left."""
-    disk.know(files.known())
+def _tell_known(disk: LowerTier, folder: Path) -> None:
     used, allowed = disk.num_bytes / 2**30, disk.max_bytes / 2**30
-    logger.info("%d states on disk from earlier, %.2f of %.2f GiB, in %s", len(disk), used, allowed, files.path)
+    logger.info("%d states on disk from earlier, %.2f of %.2f GiB, in %s", len(disk), used, allowed, folder)
 
 
 def load_model(
@@ -159,8 +167,16 @@ def _dtype(config: EngineConfig, model_config: ModelConfig) -> torch.dtype:
 
 
 def _plan(
-    config: EngineConfig, model_config: ModelConfig, kv_dtype: torch.dtype, budget_bytes: int, num_weight_bytes: int
+    config: EngineConfig,
+    model_config: ModelConfig,
+    kv_dtype: torch.dtype,
+    budget_bytes: int,
+    num_weight_bytes: int,
+    device: torch.device,
 ) -> MemoryPlan:
+    kept_bytes = config.cache_ram_bytes
+    if device.type != "cpu" and kept_bytes:
+        kept_bytes = None  # that is main memory: see `_host_bytes`
     yarn = model_config.rope.yarn
     extended = int(yarn.factor * yarn.original_max_position_embeddings) if yarn else 0
     needs = MemoryNeeds(
@@ -171,7 +187,7 @@ def _plan(
         model_max_len=max(model_config.max_position_embeddings, extended),
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,
-        checkpoint_bytes=config.cache_ram_bytes,
+        checkpoint_bytes=kept_bytes,
     )
     memory = plan_memory(needs, budget_bytes)
     for note in memory.notes:
@@ -186,6 +202,13 @@ def _budget_bytes(config: EngineConfig, device: torch.device, available_bytes: i
         return int(free - (1.0 - config.gpu_memory_utilization) * total)
     left = available_bytes - num_weight_bytes
     return int(max(CPU_CACHE_SHARE * left, CROWDED_CACHE_SHARE * available_bytes))
+
+
+def _host_bytes(config: EngineConfig, device: torch.device, memory: MemoryPlan, available_bytes: int) -> int:
+    """For states beside a GPU's memory; on a CPU they are where steps compute."""
+    if device.type == "cpu" or not memory.num_checkpoints:
+        return 0
+    return config.cache_ram_bytes or int(HOST_CACHE_SHARE * available_bytes)
 
 
 def _limits(config: EngineConfig, model_config: ModelConfig, memory: MemoryPlan, kv_dtype: torch.dtype) -> CoreLimits:

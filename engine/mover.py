@@ -1,6 +1,6 @@
 """`Mover`: carries states between memory and their files, on threads of its own, while the engine steps on.
 
-It asks the disk tier what to do, has it done, and tells how it went, all of that on the event loop; only the calls of
+It asks a lower tier what to do, has it done, and tells how it went, all of that on the event loop; only the calls of
 `StateFiles` are made elsewhere. Whatever goes wrong there costs a state, never a request.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from engine.cache.disk import DiskTier, Load, Save
+from engine.cache.lower_tier import Load, LowerTier, Save
 from engine.filing import StateFiles
 
 logger = logging.getLogger(__name__)
@@ -22,10 +22,10 @@ FLUSH_SECONDS = 5.0  # for what is not yet written when the engine closes
 
 
 class Mover:
-    """Moves for one disk tier. `on_loaded` is called when a state that somebody waits for has come, or not."""
+    """Moves for one lower tier. `on_loaded` is called when a state that somebody waits for has come, or not."""
 
-    def __init__(self, disk: DiskTier, files: StateFiles, on_loaded: Callable[[], None]) -> None:
-        self._disk = disk
+    def __init__(self, tier: LowerTier, files: StateFiles, on_loaded: Callable[[], None]) -> None:
+        self._tier = tier
         self._files = files
         self._on_loaded = on_loaded
         names = ("write", "read", "tidy")
@@ -48,7 +48,7 @@ class Mover:
 
     def begin_loads(self) -> None:
         """Have those read that the scheduler asked for."""
-        for load in self._disk.take_loads():
+        for load in self._tier.take_loads():
             self._spawn(self._load(load))
 
     def tidy(self) -> None:
@@ -89,14 +89,14 @@ class Mover:
         reading = asyncio.ensure_future(self._attempt(self._reader, self._files.read, load.transfer))
         await asyncio.wait([reading], timeout=MOST_LOAD_SECONDS)
         if not reading.done():
-            logger.warning("the disk takes very long to bring a state: its prompt is read again")
+            logger.warning("%s takes very long to bring a state: its prompt is read again", self._tier.tier)
             load.under_way = False
             self._on_loaded()
         failure = await reading  # until then nobody else may have the memory that it goes to
         if failure is not None:
-            logger.warning("a kept state on disk cannot be used, its prompt is read again: %s", failure)
+            logger.warning("a state kept in %s cannot be used, its prompt is read again: %s", self._tier.tier, failure)
         try:
-            self._disk.loaded(load, failure)
+            self._tier.loaded(load, failure)
         finally:
             self._on_loaded()
         await self._tidy()
@@ -107,7 +107,7 @@ class Mover:
         while True:
             self._news.clear()
             await self._tidy()
-            save = self._disk.next_save(settled=not self._closing.is_set())
+            save = self._tier.next_save(settled=not self._closing.is_set())
             if save is not None:
                 await self._tidy()  # what it takes the place of
                 if not await self._save(save):
@@ -119,27 +119,29 @@ class Mover:
                 return
             else:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), self._disk.next_save_in)
+                    await asyncio.wait_for(self._news.wait(), self._tier.next_save_in)
 
     async def _save(self, save: Save) -> bool:
         """Whether nothing went wrong."""
         is_published = False
         failure = await self._attempt(self._writer, self._files.write, save.transfer)
-        if failure is None and self._disk.is_sound(save):
+        if failure is None and self._tier.is_sound(save):
             failure = await self._attempt(self._writer, self._files.publish, save.transfer)
             is_published = failure is None
         if not is_published:
             await self._attempt(self._writer, self._files.discard, save.transfer)
-        self._disk.saved(save, is_published, is_worth_another_try=failure is not None)
+        self._tier.saved(save, is_published, is_worth_another_try=failure is not None)
         if failure is not None:
-            logger.warning("a state could not be written to disk, the next try is in a while: %s", failure)
+            logger.warning(
+                "a state could not be written to %s, the next try is in a while: %s", self._tier.tier, failure
+            )
         return failure is None
 
     async def _tidy(self) -> None:
         """Names of files that are not wanted any more go before anything else is planned under them."""
         async with self._tidying:
-            states, blocks = self._disk.take_removed()
-            used = self._disk.take_used()
+            states, blocks = self._tier.take_removed()
+            used = self._tier.take_used()
             if states or blocks:
                 await self._attempt(self._tidier, self._files.remove, states, blocks)
             if used:

@@ -150,9 +150,11 @@ class MissReason(StrEnum):
 
 
 class CacheTier(StrEnum):
-    """Where a state was kept."""
+    """Where a state was kept, nearest first: in the memory that steps compute in, in main memory beside a GPU's own, on
+    disk."""
 
     MEMORY = "memory"
+    HOST = "host"
     DISK = "disk"
 
 
@@ -164,7 +166,7 @@ class CacheReport:
         num_cached_tokens: not computed, because the state after them was kept.
         num_known_tokens: in common with some earlier prompt or its answer.
         tier: where the state was; None without one.
-        restore_seconds: what it took to bring it from disk.
+        restore_seconds: what it took to bring it from a lower tier.
     """
 
     num_cached_tokens: int

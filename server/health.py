@@ -81,9 +81,12 @@ async def show_cache(request: Request) -> Response:
     states = [asdict(state) for state in service.engine.kept_states() if is_own(state.salt)]
     for state in states:
         del state["salt"]
-    info, stats = service.engine.info, service.engine.stats()
-    disk = {"bytes": stats.disk_bytes, "max_bytes": info.max_disk_bytes}
-    return JSONResponse({"room": info.num_checkpoints, "disk": disk, "kept": states})
+    stats = service.engine.stats()
+    lower = {
+        tier: {"bytes": found.num_bytes, "max_bytes": found.max_bytes}
+        for tier, found in (("host", stats.host), ("disk", stats.disk))
+    }
+    return JSONResponse({"room": service.engine.info.num_checkpoints, **lower, "kept": states})
 
 
 async def clear_cache(request: Request) -> Response:

@@ -4,12 +4,13 @@ Gauges ask the engine when they are read, step histograms listen to it, the rest
 registry of this object: nothing is process-wide.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from engine.client import EngineClient, StepStats
+from engine.client import EngineClient, LowerTierStats, StepStats
 from engine.types import CacheReport, CacheTier, MissReason
 
 TTFT_BUCKETS = (
@@ -154,7 +155,14 @@ class Metrics:
         self._gauge("deltaloop:checkpoints_total", "States there is room for.").set(info.num_checkpoints)
         evicted = self._gauge("deltaloop:checkpoints_evicted", "States that went to make room, since the start.")
         evicted.set_function(lambda: stats().num_evictions)
-        self._add_disk_gauges(engine)
+        kept_bytes = Gauge(
+            "deltaloop:kept_bytes", "Bytes of kept states and their KV.", (*_LABELS, "tier"), registry=self.registry
+        )
+        kept_bytes.labels(**self._labels, tier="memory").set_function(lambda: stats().kept_memory_bytes)
+        kept_bytes.labels(**self._labels, tier="host").set_function(lambda: stats().host.num_bytes)
+        kept_bytes.labels(**self._labels, tier="disk").set_function(lambda: stats().disk.num_bytes)
+        self._add_lower_tier_gauges("host", "main memory", lambda: stats().host)
+        self._add_lower_tier_gauges("disk", "disk", lambda: stats().disk)
         by_reason = Gauge(
             "vllm:num_requests_waiting_by_reason",
             "Sequences that wait, by why.",
@@ -171,20 +179,14 @@ class Metrics:
         config = Gauge("vllm:cache_config_info", "Facts of the KV cache.", (*_LABELS, *facts), registry=self.registry)
         config.labels(**self._labels, **facts).set(1)
 
-    def _add_disk_gauges(self, engine: EngineClient) -> None:
-        stats = engine.stats
-        kept = self._gauge("deltaloop:disk_states_kept", "States kept on disk.")
-        kept.set_function(lambda: stats().num_states_on_disk)
-        evicted = self._gauge("deltaloop:disk_states_evicted", "States that went from disk to make room.")
-        evicted.set_function(lambda: stats().num_disk_evictions)
-        self._gauge("deltaloop:disk_bytes_total", "Bytes of disk there are for states.").set(engine.info.max_disk_bytes)
-        lag = self._gauge("deltaloop:disk_lag_seconds", "For how long a state has waited to be written to disk.")
-        lag.set_function(lambda: stats().disk_lag_seconds)
-        kept_bytes = Gauge(
-            "deltaloop:kept_bytes", "Bytes of kept states and their KV.", (*_LABELS, "tier"), registry=self.registry
-        )
-        kept_bytes.labels(**self._labels, tier="memory").set_function(lambda: stats().kept_memory_bytes)
-        kept_bytes.labels(**self._labels, tier="disk").set_function(lambda: stats().disk_bytes)
+    def _add_lower_tier_gauges(self, name: str, place: str, stats: Callable[[], LowerTierStats]) -> None:
+        kept = self._gauge(f"deltaloop:{name}_states_kept", f"States kept in {place}.")
+        kept.set_function(lambda: stats().num_states)
+        evicted = self._gauge(f"deltaloop:{name}_states_evicted", f"States that went from {place} to make room.")
+        evicted.set_function(lambda: stats().num_evictions)
+        self._gauge(f"deltaloop:{name}_bytes_total", f"Bytes of {place} there are for states.").set(stats().max_bytes)
+        lag = self._gauge(f"deltaloop:{name}_lag_seconds", f"For how long a state has waited to be written to {place}.")
+        lag.set_function(lambda: stats().lag_seconds)
 
     def _add_counters(self) -> None:
         self._prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens computed.")
@@ -245,7 +247,7 @@ class Metrics:
         self._prefill_time = histogram("vllm:request_prefill_time_seconds", "First computed to first token.", latency)
         self._decode_time = histogram("vllm:request_decode_time_seconds", "First token to last token.", latency)
 
-        self._restore_time = histogram("deltaloop:restore_seconds", "To bring a state from disk.", GAP_BUCKETS)
+        self._restore_time = histogram("deltaloop:restore_seconds", "To bring a state from a lower tier.", GAP_BUCKETS)
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, _LABELS, registry=self.registry).labels(**self._labels)

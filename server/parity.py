@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from engine.client import EngineClient
 from engine.types import CacheTier, GenerationRequest, SamplingParams, TokenLogprobs
 
+HOST, DISK = CacheTier.HOST, CacheTier.DISK
 NUM_TOKENS = 24
 NUM_LOGPROBS = 5
 NUM_OTHERS = 3
@@ -39,7 +40,7 @@ class _Answer:
 
 async def check_parity(engine: EngineClient, prompt_ids: tuple[int, ...], boundaries: tuple[int, ...]) -> list[Finding]:
     """Compute a prompt and its continuation: alone, again, from cache, among others, in chunks beside a stream; from
-    disk if states are kept there."""
+    lower tiers where there are any."""
     checker = _Checker(engine)
     first = GenerationRequest("parity", prompt_ids, _sampling(NUM_TOKENS), boundaries=boundaries)
     alone = await checker.answer(first, "alone")
@@ -56,11 +57,13 @@ async def check_parity(engine: EngineClient, prompt_ids: tuple[int, ...], bounda
         findings.append(
             _compare("a next turn among others", second, await checker.answer(second, "among"), second_alone)
         )
-    if engine.info.cache_folder is not None:
-        await checker.leave_only_files()
-        findings.append(_compare("from disk", first, await checker.answer(first, "alone"), alone))
-        await checker.leave_only_files()
-        findings.append(_compare("a next turn from disk", second, await checker.answer(second, "alone"), second_alone))
+    stats = engine.stats()
+    for tier in [tier for tier, below in ((HOST, stats.host), (DISK, stats.disk)) if below.max_bytes]:
+        await checker.leave_only(tier)
+        findings.append(_compare(f"from {tier}", first, await checker.answer(first, "alone"), alone, tier))
+        await checker.leave_only(tier)
+        found = await checker.answer(second, "alone")
+        findings.append(_compare(f"a next turn from {tier}", second, found, second_alone, tier))
     answers = await asyncio.gather(*(checker.answer(first, "at once") for _ in range(NUM_OTHERS)))
     ways = [f"{number} of {NUM_OTHERS} at once" for number in range(1, NUM_OTHERS + 1)]
     return findings + [_compare(way, first, answer, alone) for way, answer in zip(ways, answers, strict=True)]
@@ -70,9 +73,12 @@ def _sampling(num_tokens: int) -> SamplingParams:
     return SamplingParams(max_tokens=num_tokens, seed=1, logprobs=NUM_LOGPROBS, ignore_eos=True)
 
 
-def _compare(way: str, request: GenerationRequest, found: _Answer, expected: _Answer) -> Finding:
-    if found.tier is not CacheTier.DISK:
-        way = way.replace("from disk", "not on disk")
+def _compare(
+    way: str, request: GenerationRequest, found: _Answer, expected: _Answer, tier: CacheTier | None = None
+) -> Finding:
+    """`tier` is where it was to come from."""
+    if tier is not None and found.tier is not tier:
+        way = way.replace(f"from {tier}", f"not in {tier}")
     return Finding(
         way,
         len(request.prompt_ids),
@@ -97,13 +103,15 @@ class _Checker:
             answer.tier = output.cache.tier if output.cache else None
         return answer
 
-    async def leave_only_files(self) -> None:
-        """What was kept is on disk from now on, and nowhere else."""
+    async def leave_only(self, tier: CacheTier) -> None:
+        """What was kept is in this tier from now on, and nowhere nearer."""
         for _ in range(int(MOST_LAG_SECONDS / POLL_SECONDS)):
             await asyncio.sleep(POLL_SECONDS)
-            if not self._engine.stats().disk_lag_seconds:
+            stats = self._engine.stats()
+            if not stats.host.lag_seconds and not stats.disk.lag_seconds:
                 break
-        self._engine.forget_kept_states(lambda salt: True, CacheTier.MEMORY)
+        nearer = [CacheTier.MEMORY] if tier is HOST else [CacheTier.MEMORY, HOST]
+        self._engine.forget_kept_states(lambda salt: True, nearer)
 
     @asynccontextmanager
     async def company(self, prompt_ids: tuple[int, ...], num_others: int) -> AsyncIterator[None]:

@@ -145,7 +145,8 @@ class Settings(BaseModel):
         OptionalBytes, Option(_DEVICE, "memory for the KV cache and states; auto takes what is free", "bytes")
     ] = None
     cache_ram_bytes: Annotated[
-        OptionalSize, Option(_DEVICE, "of that, memory for states kept between requests; 0 keeps none", "bytes")
+        OptionalSize,
+        Option(_DEVICE, "main memory for states kept between requests, on a CPU of that; 0 keeps none", "bytes"),
     ] = None
     cache_dir: Annotated[
         Path | None,

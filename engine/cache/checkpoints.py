@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from engine.cache.prefix import Lineage
+from engine.types import CacheTier
 
 LIVE_SECONDS = 900.0
 FORGIVEN_SECONDS = 60.0
@@ -83,14 +84,14 @@ class Checkpoint(KnownPrefix):
         block_ids: the KV blocks of the prefix; the last one may be partly another's.
         made: when, or when it last became an end.
         num_pins: plans in flight that read it.
-        is_saved: it need not be written to disk any more.
+        saved_in: lower tiers that have it, or have no use for it.
     """
 
     slot: int
     block_ids: tuple[int, ...]
     made: float
     num_pins: int = field(default=0, kw_only=True)
-    is_saved: bool = field(default=False, kw_only=True)
+    saved_in: set[CacheTier] = field(default_factory=set, kw_only=True)
 
 
 Kept = TypeVar("Kept", bound=KnownPrefix)

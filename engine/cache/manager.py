@@ -15,6 +15,7 @@ from engine.cache.checkpoints import Checkpoint, Checkpoints, KnownPrefix
 from engine.cache.pool import IdPool, SharedPool
 from engine.cache.prefix import Lineage
 from engine.errors import InvariantViolation
+from engine.types import CacheTier
 
 RANKED_TOGETHER = 32  # checkpoints, for one to go: with many of them ranking takes longer than one should wait
 
@@ -229,7 +230,7 @@ class CacheManager:
 
     # --- what comes from another tier -----------------------------------------------------------------------------
 
-    def expect(self, known: KnownPrefix, lineage: Lineage) -> Arrival | None:
+    def expect(self, known: KnownPrefix, lineage: Lineage, tier: CacheTier) -> Arrival | None:
         """Room for a state that a sequence of these tokens wants; None while there is none. What blocks memory has of
         the same prefix are shared. Those who run keep a spare block each, as when one more is admitted."""
         hit = self._checkpoints.longest(lineage, known.position - 1)
@@ -245,7 +246,7 @@ class CacheManager:
         block_ids, slot, now = self._take_blocks(num_new), self._take_slot(), self._clock()
         assert block_ids is not None
         origin = (lineage, known.position, known.num_turns, known.is_answer)
-        checkpoint = Checkpoint(*origin, now, slot, (*shared, *block_ids), now, is_saved=True)
+        checkpoint = Checkpoint(*origin, now, slot, (*shared, *block_ids), now, saved_in={tier})
         arrival = Arrival(checkpoint, len(shared))
         self._arriving.append(arrival)
         return arrival
@@ -350,7 +351,7 @@ class CacheManager:
         self.num_changes += 1
         parent = checkpoint.parent
         if isinstance(parent, Checkpoint) and not parent.children:  # an end that was none before
-            parent.made, parent.is_saved = self._clock(), False
+            parent.made, parent.saved_in = self._clock(), set()
         self._blocks.let_go(checkpoint.block_ids, live=False)
         self._slots.give_back([checkpoint.slot])
 

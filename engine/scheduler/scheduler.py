@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from operator import attrgetter
 
-from engine.cache.disk import DiskTier
 from engine.cache.explanation import Explainer
+from engine.cache.lower_tier import LowerTier
 from engine.cache.manager import CacheManager
 from engine.errors import InvariantViolation
 from engine.plan import Restore, ScheduledSequence, SequenceResult, Snapshot, StateAction, StepPlan, StepResult
@@ -47,10 +47,10 @@ class Scheduler:
         budget: StepBudget,
         max_model_len: int,
         clock: Callable[[], float] = time.monotonic,
-        disk: DiskTier | None = None,
+        lower: tuple[LowerTier, ...] = (),
     ) -> None:
         self.cache = cache
-        self.disk = disk
+        self.lower = lower
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.num_preemptions = 0
@@ -134,7 +134,7 @@ class Scheduler:
             report = self._explainer.report(sequence.lineage, sequence.num_computed_tokens, positions)
             load = sequence.load
             if hit is not None and load is not None and load.arrival.checkpoint is hit:
-                report = replace(report, tier=CacheTier.DISK, restore_seconds=load.seconds)
+                report = replace(report, tier=load.tier, restore_seconds=load.seconds)
             elif hit is not None:
                 report = replace(report, tier=CacheTier.MEMORY)
             sequence.cache_report = report
@@ -157,12 +157,16 @@ class Scheduler:
         return hit is None or hit.position < coming
 
     def _is_being_loaded(self, sequence: Sequence) -> bool:
-        """Whether a state that it could start from is on its way from disk. That is done once: what memory loses again
-        before the sequence runs is computed."""
-        if self.disk is not None and not sequence.was_sought_on_disk:
-            filed = self.disk.find(sequence.lineage)
-            sequence.load = self.disk.load(filed, sequence.lineage) if filed else None
-            sequence.was_sought_on_disk = filed is None or sequence.load is not None
+        """Whether a state that it could start from is on its way from a lower tier: of the longest, the nearest.
+
+        That is done once: what memory loses again before the sequence runs is computed.
+        """
+        if not sequence.was_sought_below:
+            found = [(filed, tier) for tier in self.lower if (filed := tier.find(sequence.lineage))]
+            if found:
+                filed, tier = max(found, key=lambda pair: pair[0].position)
+                sequence.load = tier.load(filed, sequence.lineage)
+            sequence.was_sought_below = not found or sequence.load is not None
         return sequence.load is not None and sequence.load.under_way
 
     def _make_room(self, sequence: Sequence) -> bool:
@@ -304,8 +308,8 @@ class Scheduler:
     def check(self) -> None:
         """Raise `InvariantViolation` unless every block and slot in use belongs to a running sequence."""
         self.cache.check(s.allocation for s in self.running if s.allocation is not None)
-        if self.disk is not None:
-            self.disk.check()
+        for tier in self.lower:
+            tier.check()
 
 
 def _check_result(plan: StepPlan, result: StepResult) -> None:

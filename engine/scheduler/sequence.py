@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from engine.cache.disk import Load
+from engine.cache.lower_tier import Load
 from engine.cache.manager import Allocation
 from engine.cache.prefix import Lineage
 from engine.plan import SampleSpec
@@ -46,7 +46,7 @@ class Sequence:
     It waits while `allocation` is None and runs while it has one. A sequence that was part of a failed step is suspect:
     it is computed alone until it has `suspect_until` tokens again, or fails. `abort_requested` is honoured by the step
     in flight's end. `end_token_ids` are the tokens that end it. `cache_report` says what of its prompt was at hand.
-    `load` brings a state from disk that it goes on from.
+    `load` brings a state from a lower tier that it goes on from.
     """
 
     seq_id: int
@@ -64,7 +64,7 @@ class Sequence:
     cache_report: CacheReport | None = None
     allocation: Allocation | None = None
     load: Load | None = None
-    was_sought_on_disk: bool = False
+    was_sought_below: bool = False
     finish_reason: FinishReason | None = None
     error: str | None = None
     abort_requested: bool = False

@@ -107,7 +107,8 @@ def test_what_is_kept_is_listed_and_forgotten_by_key() -> None:
     headers = {"Authorization": f"Bearer {KEYS[0]}"}
     state = {"num_tokens": 100, "num_beyond": 40, "is_answer": True, "num_turns": 2, "num_hits": 1, "idle_seconds": 3.5}
     state["tier"] = "memory"
-    shown = {"room": 0, "disk": {"bytes": 0, "max_bytes": 0}, "kept": [state]}
+    empty = {"bytes": 0, "max_bytes": 0}
+    shown = {"room": 0, "host": empty, "disk": empty, "kept": [state]}
     assert api.get("/cache", headers=headers).json() == shown
     assert api.request("DELETE", "/cache", headers=headers).json() == {"num_forgotten": 1}
     assert api.get("/cache", headers=headers).json()["kept"] == []

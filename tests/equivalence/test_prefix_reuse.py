@@ -61,6 +61,20 @@ def test_each_turn_after_a_restart(model: Any, tmp_path: Path) -> None:
         assert found.tier is (CacheTier.DISK if number else None)
 
 
+def test_each_turn_after_others_took_the_memory(model: Any) -> None:
+    """Each goes on from a copy in the host's memory."""
+    turns = _turns(model)
+    sampling = SamplingParams(max_tokens=3, seed=1)
+    others = [GenerationRequest(f"other {i}", (i,) * 300, sampling) for i in range(len(turns))]
+    arrivals = [(LATER * i, request) for i, (request, _) in enumerate(turns)]
+    arrivals += [(LATER * i + LATER // 2, request) for i, request in enumerate(others)]
+    warm = run(model, arrivals, num_blocks=40, num_checkpoints=20, max_host_bytes=1 << 30)
+    for number, (request, cold) in enumerate(turns):
+        found = warm[request.request_id]
+        assert _same(found, cold)
+        assert found.tier is (CacheTier.HOST if number else None)
+
+
 @pytest.mark.parametrize("tokens_per_step", [17, 2048])
 def test_a_growing_conversation(model: Any, tokens_per_step: int) -> None:
     turns = _turns(model)

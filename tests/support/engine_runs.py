@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from engine.client import EngineInfo
 from engine.core import CoreLimits, EngineCore
 from engine.errors import ExecutorError
 from engine.plan import StepPlan
@@ -22,6 +23,7 @@ def limits(
     max_num_batched_tokens: int = 512,
     max_inter_token_gap_seconds: float = 0.25,
     num_checkpoints: int = 0,
+    max_host_bytes: int = 0,
     max_disk_bytes: int = 0,
 ) -> CoreLimits:
     """Sizes of a small engine. A token takes ten bytes of KV, and a state as much as a hundred tokens."""
@@ -35,9 +37,26 @@ def limits(
         max_num_batched_tokens=max_num_batched_tokens,
         max_inter_token_gap_seconds=max_inter_token_gap_seconds,
         num_checkpoints=num_checkpoints,
+        max_host_bytes=max_host_bytes,
         max_disk_bytes=max_disk_bytes,
         state_bytes=1000,
         block_bytes=10 * block_size,
+    )
+
+
+def engine_info(sizes: CoreLimits) -> EngineInfo:
+    """What such an engine says of itself."""
+    return EngineInfo(
+        max_model_len=sizes.max_model_len,
+        vocab_size=sizes.vocab_size,
+        eos_token_ids=sizes.eos_token_ids,
+        num_slots=sizes.num_slots,
+        num_blocks=sizes.num_blocks,
+        block_size=sizes.block_size,
+        kv_cache_bytes=sizes.num_blocks * sizes.block_bytes,
+        state_slot_bytes=sizes.state_bytes,
+        device="none",
+        dtype="hashes",
     )
 
 

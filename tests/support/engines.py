@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
-from engine.cache.disk import DiskTier
+from engine.cache.lower_tier import LowerTier
 from engine.core import CoreLimits, EngineCore
+from engine.filing import StateFiles
 from engine.kernels.table import reference_kernels
 from engine.model.config import parse_model_config
 from engine.model.qwen3_next import Qwen3Next
 from engine.runner.cache_folder import CacheFolder
+from engine.runner.host_states import StatesInMemory
 from engine.runner.runner import Runner
 from engine.runner.state_files import FolderOfStates
 from engine.runner.storage import Storage
@@ -62,9 +64,11 @@ def run(
     num_checkpoints: int = 0,
     max_tokens_per_step: int = 2048,
     folder: Path | None = None,
+    max_host_bytes: int = 0,
 ) -> dict[str, Answer]:
     """Serve requests that arrive before the given steps; answers by request id. With a folder, what is kept at the end
-    stays there, and what is there already is used."""
+    stays there, and what is there already is used. What is kept is copied after each step to the host's memory, if
+    there is any."""
     config = model.config
     limits = CoreLimits(
         max_model_len=(num_blocks - 1) * BLOCK_SIZE,
@@ -76,6 +80,7 @@ def run(
         max_num_batched_tokens=max_tokens_per_step,
         max_inter_token_gap_seconds=3600.0,
         num_checkpoints=num_checkpoints,
+        max_host_bytes=max_host_bytes,
         max_disk_bytes=1 << 30 if folder else 0,
         state_bytes=config.state_bytes,
         block_bytes=BLOCK_SIZE * config.kv_bytes_per_token(4),
@@ -84,9 +89,11 @@ def run(
     kv_dtype = model.embedding.dense().dtype
     storage = Storage.allocate(config, num_blocks, BLOCK_SIZE, num_slots + num_checkpoints, kv_dtype, CPU)
     runner = Runner(model, storage, BLOCK_SIZE, config.vocab_size)
+    host, disk = core.lower.get(CacheTier.HOST), core.lower.get(CacheTier.DISK)
+    copies = StatesInMemory(storage)
     files = FolderOfStates(CacheFolder(folder), "0" * 32, storage) if folder else None
-    if core.disk is not None and files is not None:
-        core.disk.know(files.known())
+    if disk is not None and files is not None:
+        disk.know(files.known())
     pending = sorted(arrivals, key=lambda arrival: arrival[0])
     answers: dict[str, Answer] = {}
     step = 0
@@ -97,32 +104,37 @@ def run(
             core.add(request)
             answers[request.request_id] = Answer()
         plan = core.schedule()
-        if core.disk is not None and files is not None:
-            _load(core.disk, files)
+        if host is not None:
+            _load(host, copies)
+        if disk is not None and files is not None:
+            _load(disk, files)
         step += 1
         if plan is None:
             continue
         for sequence, output in core.apply(plan, runner.execute(plan)):
             _note(answers, sequence, output.token_ids, output.logprobs)
+        if host is not None:
+            _save(host, copies)
         core.scheduler.check()
     assert core.scheduler.cache.num_blocks_free == num_blocks
-    if core.disk is not None and files is not None:
-        _save(core.disk, files)
+    if disk is not None and files is not None:
+        _save(disk, files)
         files.close()
     return answers
 
 
-def _load(disk: DiskTier, files: FolderOfStates) -> None:
-    for load in disk.take_loads():
+def _load(tier: LowerTier, files: StateFiles) -> None:
+    for load in tier.take_loads():
         files.read(load.transfer)
-        disk.loaded(load)
+        tier.loaded(load)
 
 
-def _save(disk: DiskTier, files: FolderOfStates) -> None:
-    while (save := disk.next_save(settled=False)) is not None:
+def _save(tier: LowerTier, files: StateFiles) -> None:
+    while (save := tier.next_save(settled=False)) is not None:
         files.write(save.transfer)
         files.publish(save.transfer)
-        disk.saved(save, is_published=True)
+        tier.saved(save, is_published=True)
+        files.remove(*tier.take_removed())
 
 
 def _note(

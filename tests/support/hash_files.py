@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from engine.cache.disk import DiskTier, Load, Save
+from engine.cache.lower_tier import Load, LowerTier, Save
 from engine.filing import FileDamaged, FiledState, Transfer
 from tests.support.hash_model import HashModel
 
@@ -112,7 +112,7 @@ class HashFiles:
 class Tidier:
     """Carries out what a disk tier wants, one small piece a call."""
 
-    disk: DiskTier
+    disk: LowerTier
     files: HashFiles
     loads: list[Load] = field(default_factory=list)
     save: Save | None = None

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, StepStats
@@ -164,7 +164,7 @@ class ScriptedEngine:
     def kept_states(self) -> list[KeptState]:
         return list(self.kept)
 
-    def forget_kept_states(self, salted: Callable[[str], bool], tier: CacheTier | None = None) -> int:
+    def forget_kept_states(self, salted: Callable[[str], bool], tiers: Collection[CacheTier] = ()) -> int:
         num_kept = len(self.kept)
         self.kept = [state for state in self.kept if not salted(state.salt)]
         return num_kept - len(self.kept)

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from engine.async_engine import AsyncEngine
-from engine.client import EngineInfo, StepStats, TokenStream
+from engine.client import StepStats, TokenStream
 from engine.core import CoreLimits, EngineCore
 from engine.errors import ContextOverflow, InvariantViolation, Overloaded, RequestError
 from engine.plan import StepPlan
 from engine.types import FinishReason, GenerationRequest, SamplingParams, TokenOutput
-from tests.support.engine_runs import SEED, expected, fixed_length, limits, prompt
-from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, HashModel, Hook, fail_on_token, no_hook, sleep_seconds
+from tests.support.engine_runs import SEED, engine_info, expected, fixed_length, limits, prompt
+from tests.support.hash_model import HashModel, Hook, fail_on_token, no_hook, sleep_seconds
 
 
 def run_async(test: Coroutine[object, object, None]) -> None:
@@ -34,18 +34,7 @@ async def engine_of(
     start: bool = True,
 ) -> AsyncIterator[AsyncEngine]:
     sizes = sizes or limits()
-    info = EngineInfo(
-        max_model_len=sizes.max_model_len,
-        vocab_size=VOCAB_SIZE,
-        eos_token_ids=EOS_TOKEN_IDS,
-        num_slots=sizes.num_slots,
-        num_blocks=sizes.num_blocks,
-        block_size=sizes.block_size,
-        kv_cache_bytes=0,
-        state_slot_bytes=0,
-        device="none",
-        dtype="hashes",
-    )
+    info = engine_info(sizes)
     model = HashModel(sizes.num_blocks, sizes.block_size, sizes.num_slots, before_step=before_step)
     core = EngineCore(sizes, seed=SEED)
     engine = AsyncEngine(core, model, info, max_num_queued_reqs, max_num_queued_tokens, spare_work)

@@ -11,33 +11,22 @@ import pytest
 
 from engine import mover
 from engine.async_engine import AsyncEngine
-from engine.cache import disk
-from engine.client import EngineInfo
+from engine.cache import lower_tier
+from engine.client import LowerTierStats
 from engine.core import EngineCore
 from engine.filing import Transfer
 from engine.types import CacheTier, FinishReason, GenerationRequest, TokenOutput
-from tests.support.engine_runs import SEED, expected, fixed_length, limits, prompt
+from tests.support.engine_runs import SEED, engine_info, expected, fixed_length, limits, prompt
 from tests.support.hash_files import HashFiles
-from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, HashModel
+from tests.support.hash_model import HashModel
 
 SIZES = limits(num_blocks=200, num_checkpoints=10, max_disk_bytes=10**6, max_model_len=400)
-INFO = EngineInfo(
-    max_model_len=SIZES.max_model_len,
-    vocab_size=VOCAB_SIZE,
-    eos_token_ids=EOS_TOKEN_IDS,
-    num_slots=SIZES.num_slots,
-    num_blocks=SIZES.num_blocks,
-    block_size=SIZES.block_size,
-    kv_cache_bytes=10 * SIZES.num_blocks * SIZES.block_size,
-    state_slot_bytes=1000,
-    device="none",
-    dtype="hashes",
-)
+INFO = engine_info(SIZES)
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(lower_tier, "SETTLE_SECONDS", 0.01)
     monkeypatch.setattr(mover, "AFTER_TROUBLE_SECONDS", 0.05)
 
 
@@ -85,9 +74,8 @@ async def engine_over(files: HashFiles) -> AsyncIterator[AsyncEngine]:
     """A new process over the same disk."""
     files.model = a_model()
     core = EngineCore(SIZES, seed=SEED)
-    assert core.disk is not None
-    core.disk.know(files.known())
-    engine = AsyncEngine(core, files.model, INFO, files=files)
+    core.lower[CacheTier.DISK].know(files.known())
+    engine = AsyncEngine(core, files.model, INFO, files={CacheTier.DISK: files})
     await engine.start()
     try:
         yield engine
@@ -120,15 +108,23 @@ def run_async(test: Coroutine[object, object, None]) -> None:
 FIRST = prompt(60, 1)
 
 
+async def left_on_disk(files: HashFiles) -> tuple[int, ...]:
+    """What a process that has ended left there: FIRST and its answer, which is returned."""
+    async with engine_over(files) as engine:
+        ids, _ = await answer(engine, FIRST)
+        await until(lambda: engine.stats().disk.num_states == 1)
+    return ids
+
+
 def test_a_conversation_outlives_its_process() -> None:
     files = HashFiles(a_model())
 
     async def test() -> None:
         async with engine_over(files) as engine:
             ids, _ = await answer(engine, FIRST)
-            await until(lambda: engine.stats().num_states_on_disk == 1)
-            assert engine.stats().disk_lag_seconds == 0
-            assert engine.stats().disk_bytes > 1000
+            await until(lambda: engine.stats().disk.num_states == 1)
+            assert engine.stats().disk.lag_seconds == 0
+            assert engine.stats().disk.num_bytes > 1000
         async with engine_over(files) as engine:
             _, output = await answer(engine, (*FIRST, *ids, 1, 2))
             assert tier(output) is CacheTier.DISK
@@ -140,13 +136,13 @@ def test_a_conversation_outlives_its_process() -> None:
 
 
 def test_what_is_not_yet_written_is_written_when_the_engine_closes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "SETTLE_SECONDS", 1000.0)
+    monkeypatch.setattr(lower_tier, "SETTLE_SECONDS", 1000.0)
     files = HashFiles(a_model())
 
     async def test() -> None:
         async with engine_over(files) as engine:
             await answer(engine, FIRST)
-            assert engine.stats().disk_lag_seconds > 0
+            assert engine.stats().disk.lag_seconds > 0
         assert len(files.states) == 1
 
     run_async(test())
@@ -170,9 +166,7 @@ def test_closing_does_not_wait_for_a_disk_that_hangs(monkeypatch: pytest.MonkeyP
     files = SlowFiles(a_model())
 
     async def test() -> None:
-        async with engine_over(files) as engine:
-            ids, _ = await answer(engine, FIRST)
-            await until(lambda: engine.stats().num_states_on_disk == 1)
+        ids = await left_on_disk(files)
         files.reading.clear()
         async with engine_over(files) as engine:
             stream = engine.submit(GenerationRequest("request", (*FIRST, *ids, 1), fixed_length(10)))
@@ -187,9 +181,7 @@ def test_a_read_that_fails_in_any_way_costs_time_and_nothing_else(error: Excepti
     files = SlowFiles(a_model())
 
     async def test() -> None:
-        async with engine_over(files) as engine:
-            ids, _ = await answer(engine, FIRST)
-            await until(lambda: engine.stats().num_states_on_disk == 1)
+        ids = await left_on_disk(files)
         files.error = error
         async with engine_over(files) as engine:
             _, output = await answer(engine, (*FIRST, *ids, 1, 2))
@@ -209,7 +201,7 @@ def test_a_write_that_fails_in_any_way_is_tried_again() -> None:
             await answer(engine, FIRST)
             await until(lambda: files.num_errors > 1)
             files.error = None
-            await until(lambda: engine.stats().num_states_on_disk == 1)
+            await until(lambda: engine.stats().disk.num_states == 1)
 
     run_async(test())
 
@@ -230,7 +222,7 @@ def test_what_is_forgotten_is_gone_when_the_engine_closes() -> None:
     async def test() -> None:
         async with engine_over(files) as engine:
             await answer(engine, FIRST)
-            await until(lambda: engine.stats().num_states_on_disk == 1)
+            await until(lambda: engine.stats().disk.num_states == 1)
             files.writing.clear()
             await answer(engine, prompt(50, 9))
             await asyncio.sleep(0.05)
@@ -246,9 +238,7 @@ def test_nobody_waits_for_a_load_that_nobody_wants() -> None:
     files = SlowFiles(a_model())
 
     async def test() -> None:
-        async with engine_over(files) as engine:
-            ids, _ = await answer(engine, FIRST)
-            await until(lambda: engine.stats().num_states_on_disk == 1)
+        ids = await left_on_disk(files)
         files.reading.clear()
         async with engine_over(files) as engine:
             stream = engine.submit(GenerationRequest("request", (*FIRST, *ids, 1), fixed_length(10)))
@@ -265,9 +255,7 @@ def test_who_waits_too_long_is_computed(monkeypatch: pytest.MonkeyPatch) -> None
     files = SlowFiles(a_model())
 
     async def test() -> None:
-        async with engine_over(files) as engine:
-            ids, _ = await answer(engine, FIRST)
-            await until(lambda: engine.stats().num_states_on_disk == 1)
+        ids = await left_on_disk(files)
         files.reading.clear()
         async with engine_over(files) as engine:
             _, output = await answer(engine, (*FIRST, *ids, 1, 2))
@@ -288,7 +276,7 @@ def test_a_full_disk_is_told_and_tried_again(caplog: pytest.LogCaptureFixture) -
             ids, _ = await answer(engine, FIRST)
             await until(lambda: "could not be written" in caplog.text)
             files.is_full = False
-            await until(lambda: engine.stats().num_states_on_disk == 1)
+            await until(lambda: engine.stats().disk.num_states == 1)
             await answer(engine, (*FIRST, *ids, 1, 2))
 
     with caplog.at_level(logging.WARNING):
@@ -300,9 +288,7 @@ def test_a_damaged_file_costs_time_and_nothing_else(caplog: pytest.LogCaptureFix
     files = HashFiles(a_model())
 
     async def test() -> None:
-        async with engine_over(files) as engine:
-            ids, _ = await answer(engine, FIRST)
-            await until(lambda: engine.stats().num_states_on_disk == 1)
+        ids = await left_on_disk(files)
         files.damaged.update(files.blocks)
         async with engine_over(files) as engine:
             _, output = await answer(engine, (*FIRST, *ids, 1, 2))
@@ -317,9 +303,7 @@ def test_others_go_on_while_one_waits_for_the_disk() -> None:
     files = SlowFiles(a_model())
 
     async def test() -> None:
-        async with engine_over(files) as engine:
-            ids, _ = await answer(engine, FIRST)
-            await until(lambda: engine.stats().num_states_on_disk == 1)
+        ids = await left_on_disk(files)
         files.reading.clear()
         async with engine_over(files) as engine:
             waiting = asyncio.create_task(answer(engine, (*FIRST, *ids, 1, 2)))
@@ -341,10 +325,10 @@ def test_what_is_kept_is_listed_by_tier_and_forgotten() -> None:
     async def test() -> None:
         async with engine_over(files) as engine:
             await answer(engine, FIRST)
-            await until(lambda: engine.stats().num_states_on_disk == 1)
+            await until(lambda: engine.stats().disk.num_states == 1)
             assert {state.tier for state in engine.kept_states()} == {CacheTier.MEMORY}
             num_kept = len(engine.kept_states())
-            assert engine.forget_kept_states(lambda salt: True, CacheTier.MEMORY) == num_kept - 1
+            assert engine.forget_kept_states(lambda salt: True, [CacheTier.MEMORY]) == num_kept - 1
             assert [state.tier for state in engine.kept_states()] == [CacheTier.DISK]
             assert engine.forget_kept_states(lambda salt: True) == 1
             assert engine.kept_states() == []
@@ -360,7 +344,7 @@ def test_without_a_disk_there_are_no_disk_figures() -> None:
         await engine.start()
         await answer(engine, FIRST)
         stats = engine.stats()
-        assert (stats.num_states_on_disk, stats.disk_bytes, stats.disk_lag_seconds) == (0, 0, 0.0)
+        assert stats.disk == LowerTierStats()
         assert stats.kept_memory_bytes >= 1000
         await engine.close()
 

@@ -10,6 +10,7 @@ from engine import loading
 from engine.async_engine import AsyncEngine
 from engine.config import Dtype, EngineConfig
 from engine.loading import load_engine
+from engine.runner.memory import MemoryPlan
 from tests.support.checkpoints import CONFIG, random_tensors, write
 
 MIB = 1 << 20
@@ -61,3 +62,15 @@ def test_fp16_checkpoints_have_bf16_keys_and_values(tmp_path: Path, monkeypatch:
     tensors = {name: tensor.to(torch.float16) for name, tensor in random_tensors(config).items()}
     info = _load(write(tmp_path, tensors, config), 20 * MIB, monkeypatch).info
     assert (info.dtype, info.kv_cache_bytes) == ("float16", info.num_blocks * info.block_size * 2 * 2 * 2 * 8 * 2)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "num_checkpoints", "expected"),
+    [("cpu", None, 5, 0), ("cuda", None, 5, 250), ("cuda", 70, 5, 70), ("cuda", 0, 0, 0), ("cuda", None, 0, 0)],
+)
+def test_beside_a_gpu_main_memory_keeps_states_too(
+    device: str, asked: int | None, num_checkpoints: int, expected: int, folder: Path
+) -> None:
+    config = EngineConfig(folder, cache_ram_bytes=asked)
+    memory = MemoryPlan(10, 2, num_checkpoints, 100, (), ())
+    assert loading._host_bytes(config, torch.device(device), memory, 1000) == expected

@@ -1,11 +1,11 @@
-"""What goes to disk and comes back, and what is read again after a restart. Tokens are those of a request alone."""
+"""What goes to lower tiers and comes back, also after a restart. Tokens are those of a request alone."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from engine.cache.disk import SETTLE_SECONDS, DiskTier
+from engine.cache.lower_tier import SETTLE_SECONDS, LowerTier
 from engine.errors import InvariantViolation
 from engine.scheduler.sequence import Sequence
 from engine.types import CacheTier
@@ -35,11 +35,13 @@ class Server:
     def _start(self) -> None:
         self.disk.know(self.files.known())
         self.tidier = Tidier(self.disk, self.files)
+        self.host_tidier: Tidier | None = None
+        if CacheTier.HOST in self.run.core.lower:
+            self.host_tidier = Tidier(self.run.core.lower[CacheTier.HOST], HashFiles(self.run.model))
 
     @property
-    def disk(self) -> DiskTier:
-        assert self.run.core.disk is not None
-        return self.run.core.disk
+    def disk(self) -> LowerTier:
+        return self.run.core.lower[CacheTier.DISK]
 
     def restart(self) -> None:
         self.run = self._run()
@@ -50,6 +52,8 @@ class Server:
         """Time passes, and what is due is written."""
         self.run.now += 2 * SETTLE_SECONDS
         self.tidier.save_all()
+        if self.host_tidier is not None:
+            self.host_tidier.save_all()
         self.run.scheduler.check()
 
     def ask(self, tokens: tuple[int, ...], boundaries: tuple[int, ...] = (), **more: Any) -> Sequence:
@@ -57,7 +61,11 @@ class Server:
 
     def finish(self) -> None:
         while self.run.scheduler.has_work:
-            assert self.run.step() is not None or self.tidier.load_one()
+            assert self.run.step() is not None or self.load_one()
+
+    def load_one(self) -> bool:
+        """Whether somebody waited for a state."""
+        return self.tidier.load_one() or (self.host_tidier is not None and self.host_tidier.load_one())
 
     def answer(self, tokens: tuple[int, ...], boundaries: tuple[int, ...] = (), **more: Any) -> Sequence:
         sequence = self.ask(tokens, boundaries, **more)
@@ -413,3 +421,67 @@ def test_check_sees_blocks_without_holders() -> None:
     server.disk._num_holders[b"x"] = 1
     with pytest.raises(InvariantViolation):
         server.disk.check()
+
+
+HOST = {"max_host_bytes": 10**6, "num_checkpoints": 3}
+
+
+def forget_memory(server: Server) -> None:
+    server.run.cache.forget(lambda salt: True)
+
+
+def test_the_nearest_of_two_tiers_is_read() -> None:
+    server = Server(HOST)
+    first = server.answer(SYSTEM)
+    server.settle()
+    forget_memory(server)
+    assert where(server.answer((*first.tokens, 1, 2))) == (109, CacheTier.HOST)
+
+
+def test_the_longest_state_is_read_wherever_it_is() -> None:
+    server = Server(HOST)
+    first = server.answer(SYSTEM)
+    server.settle()
+    second = server.answer((*first.tokens, *prompt(20, 2)))
+    server.run.now += 2 * SETTLE_SECONDS
+    server.tidier.save_all()  # on disk alone
+    forget_memory(server)
+    third = server.answer((*second.tokens, 1, 2))
+    assert where(third) == (len(second.tokens) - 1, CacheTier.DISK)
+
+
+def test_what_came_from_disk_is_nearer_the_next_time() -> None:
+    server = Server(HOST)
+    first = server.answer(prompt(600, 1))
+    server.settle()
+    server.restart()
+    assert where(server.answer((*first.tokens, 1, 2))) == (609, CacheTier.DISK)
+    forget_memory(server)
+    assert where(server.answer((*first.tokens, 3, 4))) == (609, CacheTier.DISK)  # there was no time to copy it
+    server.settle()
+    forget_memory(server)
+    assert where(server.answer((*first.tokens, 5, 6))) == (609, CacheTier.HOST)
+
+
+def test_each_tier_has_a_budget_of_its_own() -> None:
+    server = Server({"max_host_bytes": 3000, "max_disk_bytes": 9000})
+    answers = []
+    for start in range(3):
+        answers.append(server.answer(prompt(80, 10 + start)))
+        server.settle()
+        forget_memory(server)
+    assert [len(tier) for tier in server.run.core.lower.values()] == [1, 3]
+    found = [where(server.answer((*answer.tokens, 1))) for answer in answers]
+    assert found == [(89, CacheTier.DISK), (89, CacheTier.DISK), (89, CacheTier.HOST)]
+
+
+def test_an_end_that_was_none_goes_to_all_tiers() -> None:
+    """Its longer one went before any tier had it."""
+    server = Server({"max_host_bytes": 10**6, "num_checkpoints": 2})
+    first = server.answer(SYSTEM)
+    server.settle()
+    server.answer((*first.tokens, *prompt(20, 2)))
+    server.run.cache._remove(max(server.run.cache.checkpoints, key=lambda c: c.position))
+    server.settle()
+    for tier in server.run.core.lower.values():
+        assert [filed.position for filed in tier.filed] == [109]

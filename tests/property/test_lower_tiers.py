@@ -1,9 +1,10 @@
-"""The promise with a disk: conversations that go on after restarts, over tiny memories and disks, with damaged files.
+"""The promise with lower tiers: conversations that go on after restarts, over tiny memories, with damaged files.
 
 States are written and read in pieces between steps, so that what is copied changes meanwhile, and the process may end
 at any moment, in the middle of a write too. What a restart finds on disk then is used, or not; a token never changes.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
@@ -28,7 +29,7 @@ class World:
     crash_rate: float
     files: HashFiles | None = None
     open: list[tuple[GenerationRequest, Sequence]] = field(default_factory=list)
-    num_from_disk: int = 0
+    num_from: Counter[CacheTier] = field(default_factory=Counter)
     num_restarts: int = 0
 
     def __post_init__(self) -> None:
@@ -40,10 +41,11 @@ class World:
         if self.files is None:
             self.files = HashFiles(self.run.model)
         self.files.model = self.run.model
-        disk = self.run.core.disk
-        assert disk is not None
+        disk = self.run.core.lower[CacheTier.DISK]
         disk.know(self.files.known())
-        self.tidier = Tidier(disk, self.files)
+        self.tidiers = [Tidier(disk, self.files)]
+        if CacheTier.HOST in self.run.core.lower:
+            self.tidiers.append(Tidier(self.run.core.lower[CacheTier.HOST], HashFiles(self.run.model)))
         lost, self.open = self.open, []
         for request, _ in lost:
             self.ask(request)
@@ -56,7 +58,7 @@ class World:
     def crash(self) -> None:
         """In the middle of a write, if there is one."""
         self.num_restarts += 1
-        save = self.tidier.save
+        save = self.tidiers[0].save
         if save is not None:
             self.files_.publish_blocks(save.transfer, self.random.randint(0, len(save.transfer.blocks)))
         self.start()
@@ -78,11 +80,11 @@ class World:
         if choice < 0.08 and self.requests:
             self.ask(self.requests.pop(0))
         elif choice < 0.25:
-            self.tidier.begin_save()
+            self.random.choice(self.tidiers).begin_save()
         elif choice < 0.42:
-            self.tidier.end_save()
+            self.random.choice(self.tidiers).end_save()
         elif choice < 0.5:
-            self.tidier.load_one()
+            self.random.choice(self.tidiers).load_one()
         elif choice < 0.5 + self.crash_rate:
             self.crash()
         elif choice < 0.56:
@@ -93,14 +95,12 @@ class World:
         else:
             plan = self.run.step()
             if plan is None and self.run.scheduler.has_work:
-                assert self.tidier.loads or self.tidier.load_one(), "work is left, but no step comes"
+                assert any(t.loads or t.load_one() for t in self.tidiers), "work is left, but no step comes"
         self.settle()
 
     def settle(self) -> None:
         self.run.scheduler.check()
-        disk = self.run.core.disk
-        assert disk is not None
-        assert disk.num_bytes <= disk.max_bytes
+        assert all(tier.num_bytes <= tier.max_bytes for tier in self.run.core.lower.values())
         for request, sequence in self.open[:]:
             tokens, reason = self.run.answer(sequence)
             if reason is None:
@@ -108,7 +108,8 @@ class World:
             assert reason is not FinishReason.ERROR
             assert (tokens, reason) == expected(request, self.limits.max_model_len)
             report = sequence.cache_report
-            self.num_from_disk += report is not None and report.tier is CacheTier.DISK
+            if report is not None and report.tier is not None:
+                self.num_from[report.tier] += 1
             self.open.remove((request, sequence))
 
     def finish(self) -> None:
@@ -130,6 +131,7 @@ def worlds(draw: st.DrawFn) -> World:
         max_model_len=draw(st.integers(num_blocks * block_size // 2, num_blocks * block_size)),
         max_num_batched_tokens=draw(st.sampled_from([5, 24, 64, 512])),
         num_checkpoints=draw(st.sampled_from([0, 1, 2, 3, 4, 6, 8])),
+        max_host_bytes=draw(st.just(0) | st.integers(1, 1500) | st.integers(1500, 20_000)),
         max_disk_bytes=draw(st.integers(1, 1500) | st.integers(1500, 20_000) | st.just(50_000)),
     )
     requests = [
@@ -142,6 +144,6 @@ def worlds(draw: st.DrawFn) -> World:
 @given(worlds())
 def test_every_request_gets_the_tokens_it_would_get_alone(world: World) -> None:
     world.finish()
-    event("from disk" if world.num_from_disk else "nothing from disk")
-    event("several from disk" if world.num_from_disk > 3 else "few from disk")
+    for tier in CacheTier:
+        event(f"from {tier}" if world.num_from[tier] else f"nothing from {tier}")
     event("restarted" if world.num_restarts else "one process")

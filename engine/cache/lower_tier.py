@@ -1,6 +1,7 @@
-"""`DiskTier`: which states are on disk, which go there next, and which of them is worth least there.
+"""`LowerTier`: which states are kept outside the memory of steps, which go there next, and which is worth least there.
 
 Bookkeeping alone: what it decides comes out as transfers and names of files, for others to carry out beside the steps.
+"Disk" and "files" are main memory and copies in it where that is the tier; each tier decides for itself.
 A KV block is one file for all states that have it; a state is a file of its own, good only with its blocks' files.
 """
 
@@ -15,6 +16,7 @@ from engine.cache.manager import Arrival, CacheManager
 from engine.cache.prefix import Lineage
 from engine.errors import InvariantViolation
 from engine.filing import KEY_BYTES, FileDamaged, FiledState, Transfer
+from engine.types import CacheTier
 
 SETTLE_SECONDS = 1.0  # a state that something longer takes the place of so soon is not written
 INSIDE_TOKENS = 512  # beyond the state before it on disk: for less, one between others is not written
@@ -44,6 +46,7 @@ class Save:
 class Load:
     """A state being read. Who wants it waits while it is `under_way`."""
 
+    tier: CacheTier
     filed: FiledCheckpoint
     arrival: Arrival
     transfer: Transfer
@@ -52,17 +55,19 @@ class Load:
     seconds: float = 0.0
 
 
-class DiskTier:
+class LowerTier:
     """Decides for one cache manager. Sizes are in bytes: of a state, of a KV block, and of all files together."""
 
     def __init__(
         self,
+        tier: CacheTier,
         cache: CacheManager,
         state_bytes: int,
         block_bytes: int,
         max_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.tier = tier
         self.max_bytes = max_bytes
         self.num_bytes = 0
         self.num_evictions = 0
@@ -87,6 +92,10 @@ class DiskTier:
         """All that are on disk, to look at."""
         return self._filed
 
+    def has(self, lineage: Lineage, position: int) -> bool:
+        """Whether the state after so many tokens is here."""
+        return self._filed.at(lineage, position) is not None
+
     def know(self, states: Iterable[FiledState]) -> None:
         """Enter what earlier runs left, and drop what is too much of it."""
         now, size = self._clock(), self._cache.block_size
@@ -108,7 +117,7 @@ class DiskTier:
         due = [c for c in self._unsaved() if not settled or now - c.made >= SETTLE_SECONDS]
         ends = sorted((c for c in due if not c.children), key=lambda c: -c.value(now))
         for checkpoint in [*ends, *sorted((c for c in due if c.children), key=lambda c: c.position)]:
-            checkpoint.is_saved = True
+            checkpoint.saved_in.add(self.tier)
             if self._is_worth_writing(checkpoint):
                 self._save = self._planned(checkpoint)
                 if self._save is not None:
@@ -125,7 +134,8 @@ class DiskTier:
         if is_published and save.is_wanted:
             self._enter(save.filed)
             return
-        save.checkpoint.is_saved = not is_worth_another_try
+        if is_worth_another_try:
+            save.checkpoint.saved_in.discard(self.tier)
         self._let_go(save.filed.file.keys)
         if is_published:
             self._states_to_remove.append(save.filed.file.name)
@@ -143,11 +153,11 @@ class DiskTier:
         return max(0.0, min(made) + SETTLE_SECONDS - self._clock()) if made else None
 
     def _unsaved(self) -> Iterator[Checkpoint]:
-        return (c for c in self._cache.checkpoints if not c.is_saved)
+        return (c for c in self._cache.checkpoints if self.tier not in c.saved_in)
 
     def _is_worth_writing(self, checkpoint: Checkpoint) -> bool:
         """Where prompts end; and inside them, what saves much beyond what is on disk."""
-        if self._filed.at(checkpoint.lineage, checkpoint.position) is not None:
+        if self.has(checkpoint.lineage, checkpoint.position):
             return False
         before = self._filed.longest(checkpoint.lineage, checkpoint.position - 1)
         num_beyond = checkpoint.position - (before.position if before else 0)
@@ -195,7 +205,7 @@ class DiskTier:
         """Have it read, if it is not being read already; None while memory has no room for it."""
         if filed in self._loads:
             return self._loads[filed]
-        arrival = self._cache.expect(filed, lineage)
+        arrival = self._cache.expect(filed, lineage, self.tier)
         if arrival is None:
             return None
         filed.num_loads += 1
@@ -203,7 +213,9 @@ class DiskTier:
         block_ids, first = arrival.checkpoint.block_ids, arrival.num_shared_blocks
         blocks = tuple(zip(filed.file.keys[1 + first :], block_ids[first:], strict=False))
         tail = self._tail(block_ids, filed.position)
-        load = Load(filed, arrival, Transfer(filed.file, arrival.checkpoint.slot, blocks, tail), self._clock())
+        load = Load(
+            self.tier, filed, arrival, Transfer(filed.file, arrival.checkpoint.slot, blocks, tail), self._clock()
+        )
         self._loads[filed] = load
         self._to_load.append(load)
         return load
@@ -315,9 +327,9 @@ class DiskTier:
             for key in filed.file.keys[1:]:
                 holders[key] = holders.get(key, 0) + 1
         if holders != self._num_holders:
-            raise InvariantViolation("blocks on disk have other holders than those that hold them")
+            raise InvariantViolation(f"blocks in {self.tier} have other holders than those that hold them")
         if self.num_bytes != len(holders) * self._block_bytes + sum(f.num_bytes for f in self._filed):
-            raise InvariantViolation(f"{self.num_bytes} bytes on disk are not what the states account for")
+            raise InvariantViolation(f"{self.num_bytes} bytes in {self.tier} are not what the states account for")
 
 
 def _state_name(key: bytes, tail: "array[int]") -> str:
