@@ -17,9 +17,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -30,6 +28,7 @@ from torch import Tensor
 
 from benchmarks.files import Files, Slice, default_folder
 from benchmarks.subjects import REPOSITORY
+from benchmarks.writing import write_results
 from engine.loading import load_model
 from engine.plan import ScheduledSequence, StateAction, StepPlan
 from engine.runner.inputs import token_batch
@@ -148,10 +147,8 @@ def main() -> None:
             mean = f"{found.mean:.2e} ± {found.standard_error:.0e}"
             table.add_row(Path(name).name, engine, mean, f"{found.p99:.2e}", f"{found.same_token:.1%}")
     Console(width=120).print(table)
-    report: dict[str, Any] = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "tokens": args.tokens}
-    report["files"] = {name: {k: asdict(v) for k, v in engines.items()} for name, engines in results.items()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1))
+    found_by_file = {name: {k: asdict(v) for k, v in engines.items()} for name, engines in results.items()}
+    write_results(args.out, {"tokens": args.tokens, "files": found_by_file})
 
 
 def _token_ids(model: Path, text: Path, num_tokens: int) -> list[int]:

@@ -19,13 +19,14 @@ import random
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.writing import write_results
 
 SHAPES = ("plain", "side", "edit", "tools", "reserialised")
 EDIT_EVERY = 3
@@ -258,9 +259,7 @@ def main() -> None:
                 table.add_row(*results[-1].cells())
                 print(" ".join(results[-1].cells()), flush=True)
     Console().print(table)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    report = {"date": datetime.now(UTC).isoformat(), "url": args.url, "results": [asdict(result) for result in results]}
-    args.out.write_text(json.dumps(report, indent=1))
+    write_results(args.out, {"url": args.url, "results": [asdict(result) for result in results]})
 
 
 if __name__ == "__main__":

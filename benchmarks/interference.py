@@ -13,12 +13,14 @@ import statistics
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from benchmarks.starting import wait_until_ready
+from benchmarks.writing import write_results
 
 PORT = 18437
 URL = f"http://127.0.0.1:{PORT}"
@@ -38,17 +40,6 @@ def _start(args: argparse.Namespace) -> subprocess.Popen[bytes]:
     gap = ["--max-inter-token-gap", str(args.max_inter_token_gap)]
     command = [sys.executable, "-m", "server", "serve", *model, "--port", str(PORT), *gap]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-
-def _wait_until_ready(daemon: subprocess.Popen[bytes], seconds: float = 600.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and daemon.poll() is None:
-        try:
-            if httpx.get(f"{URL}/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise SystemExit("the daemon did not become ready")
 
 
 async def _stream(client: httpx.AsyncClient, prompt: list[int], num_tokens: int, moments: list[float]) -> None:
@@ -95,15 +86,15 @@ def main() -> None:
     args = _arguments()
     daemon = _start(args)
     try:
-        _wait_until_ready(daemon)
+        with httpx.Client(base_url=URL) as client:
+            wait_until_ready(daemon, client)
         results = asyncio.run(_measure(args.prompt_tokens))
     finally:
         daemon.terminate()
         daemon.wait()
-    report = {"date": datetime.now(UTC).isoformat(), "max_inter_token_gap_seconds": args.max_inter_token_gap, **results}
-    print(json.dumps(report, indent=1))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1))
+    results = {"max_inter_token_gap_seconds": args.max_inter_token_gap, **results}
+    print(json.dumps(results, indent=1))
+    write_results(args.out, results)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
 """What was measured: a table for people, JSON for machines."""
 
-import json
 import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.limits import Limits
+from benchmarks.writing import write_results
 
 LOADING_AT_MOST, LOADING_AIM = 2_000_000_000, 1_000_000_000  # bytes beyond the weights
 
@@ -122,24 +121,17 @@ class Report:
 
     def write(self, path: Path) -> None:
         """As JSON, derived figures included."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            json.dumps(
-                {
-                    "date": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "processor": _processor(),
-                    "torch": torch.__version__,
-                    "settings": self.settings,
-                    "rows": [
-                        asdict(row) | {"ratio": row.ratio, "ratios": row.ratios, "share_of_limit": row.share_of_limit}
-                        for row in self.rows
-                    ],
-                    "loading": [asdict(loading) | {"excess_bytes": loading.excess_bytes} for loading in self.loadings],
-                },
-                indent=1,
-                default=str,
-            )
-        )
+        results = {
+            "processor": _processor(),
+            "torch": torch.__version__,
+            "settings": self.settings,
+            "rows": [
+                asdict(row) | {"ratio": row.ratio, "ratios": row.ratios, "share_of_limit": row.share_of_limit}
+                for row in self.rows
+            ],
+            "loading": [asdict(loading) | {"excess_bytes": loading.excess_bytes} for loading in self.loadings],
+        }
+        write_results(path, results)
 
 
 def _short(value: float) -> str:

@@ -4,7 +4,7 @@
 
 Starts the daemon with a cache folder, has it read a long prompt, kills it, and starts it again: once with the files in
 the system's page cache, once without. Beside the time to the next turn's first token stand the time that the state took
-to come back, its bytes, and what reading just these bytes took.
+to come back, its bytes, and what reading just these bytes from disk took.
 """
 
 import argparse
@@ -18,16 +18,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from benchmarks.starting import read_into_page_cache, wait_until_ready
+from benchmarks.writing import write_results
+
 PORT = 18439
 URL = f"http://127.0.0.1:{PORT}"
-READY_SECONDS, ANSWER_SECONDS = 600.0, 3600.0
-CHUNK_BYTES = 1 << 24
+ANSWER_SECONDS = 3600.0
 
 
 @contextmanager
@@ -37,23 +38,13 @@ def _daemon(args: argparse.Namespace, folder: str) -> Iterator[None]:
     command = [sys.executable, "-m", "server", "serve", *model, "--port", str(PORT), "--cache-dir", folder]
     daemon = subprocess.Popen([*command, *args.options.split()], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + READY_SECONDS
-        while _is_down():
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("the daemon did not become ready")
-            time.sleep(0.1)
+        with httpx.Client(base_url=URL) as client:
+            wait_until_ready(daemon, client)
         httpx.post(f"{URL}/v1/completions", json={"prompt": [5, 6], "max_tokens": 2}, timeout=ANSWER_SECONDS)  # warm
         yield
     finally:
         daemon.kill()
         daemon.wait()
-
-
-def _is_down() -> bool:
-    try:
-        return httpx.get(f"{URL}/ready").status_code != 200
-    except httpx.TransportError:
-        return True
 
 
 def _metric(name: str) -> float:
@@ -73,15 +64,11 @@ def _first_token(prompt: list[int]) -> tuple[float, int]:
 def _read(folder: str, keep_cached: bool) -> tuple[int, float]:
     """Bytes of all files, and seconds to read them once; with `keep_cached` off the system forgets them."""
     paths = [path for path in Path(folder).rglob("*") if path.is_file()]
-    buffer = bytearray(CHUNK_BYTES)
     os.sync()
     for path in paths:
         _forget(path)
-    started, num_bytes = time.perf_counter(), 0
-    for path in paths:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                num_bytes += count
+    started = time.perf_counter()
+    num_bytes = read_into_page_cache(*paths)
     seconds = time.perf_counter() - started
     for path in paths if not keep_cached else ():
         _forget(path)
@@ -133,9 +120,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="deltaloop-restart-") as folder:
         results = _run(args, folder)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    measured = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "model": args.model, **results}
-    args.out.write_text(json.dumps(measured, indent=1) + "\n")
+    write_results(args.out, {"model": args.model, **results})
     print(json.dumps(results, indent=1))
 
 

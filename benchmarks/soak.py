@@ -15,10 +15,11 @@ import resource
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.writing import write_results
 from engine import EngineConfig, load_engine
 from engine.async_engine import AsyncEngine
 from engine.types import GenerationRequest, SamplingParams
@@ -244,9 +245,8 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="deltaloop-soak-") as folder:
         count, complaints = asyncio.run(_soak(args, Path(folder)))
-    result = {name: getattr(count, name) for name in Count.__dataclass_fields__} | {"complaints": complaints}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    result = asdict(count) | {"complaints": complaints}
+    write_results(args.out, result)
     print(json.dumps(result, indent=1))
     return 1 if count.num_wrong or complaints or count.most_disk_bytes > DISK_BYTES else 0
 

@@ -53,7 +53,7 @@ class Server:
         )
         try:
             with httpx.Client(base_url=url, timeout=READY_TIMEOUT_SECONDS) as client:
-                self._wait(client, process)
+                wait_until_ready(process, client, self.ready_path)
                 ready = time.perf_counter() - started
                 client.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 1}).raise_for_status()
                 token = time.perf_counter() - started
@@ -63,17 +63,6 @@ class Server:
             process.terminate()
             process.wait()
         return Start(ready, token, peak)
-
-    def _wait(self, client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                if client.get(self.ready_path).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(POLL_SECONDS)
-        raise SubjectFailed(f"{' '.join(self.command)} PORT did not become ready")
 
 
 def deltaloop_server(python: str, model: Path, threads: int) -> Server:
@@ -88,11 +77,27 @@ def llama_server(python: str, model: Path, threads: int) -> Server:
     return Server(command, "/v1/models")
 
 
-def read_into_page_cache(path: Path) -> None:
-    """Read a file once."""
-    with path.open("rb", buffering=0) as file:
-        while file.read(CHUNK_BYTES):
+def wait_until_ready(process: subprocess.Popen[bytes], client: httpx.Client, path: str = "/ready") -> None:
+    """Ask a server until it answers 200. Raises `SubjectFailed` when it ends instead, or takes too long."""
+    deadline = time.monotonic() + READY_TIMEOUT_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if client.get(path).status_code == 200:
+                return
+        except httpx.TransportError:
             pass
+        time.sleep(POLL_SECONDS)
+    raise SubjectFailed(f"{process.args!r} did not become ready")
+
+
+def read_into_page_cache(*paths: Path) -> int:
+    """Read files once; how many bytes they have together."""
+    buffer, num_bytes = bytearray(CHUNK_BYTES), 0
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                num_bytes += count
+    return num_bytes
 
 
 def _wait_for_rest(pid: int) -> None:

@@ -4,7 +4,8 @@
 
 Prints, for some ways to draw, milliseconds of CPU time a step: making the batch, sampling, and all that the event loop
 does (scheduling, results, text, events to clients, metrics). CPU time, so that other work on the machine disturbs less;
-"between" is wall time from one forward pass to the next in the fastest tenth of the steps.
+"between" is wall time from one forward pass to the next in the fastest tenth of the steps, and "kernel" that of the
+sampling kernel, which is part of it.
 """
 
 import argparse
@@ -15,9 +16,8 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ import torch
 import uvicorn
 from torch import Tensor
 
+from benchmarks.writing import write_results
 from engine.async_engine import AsyncEngine
 from engine.batch import TokenBatch
 from engine.client import EngineInfo
@@ -35,6 +36,7 @@ from engine.plan import StepPlan, StepResult, nobody
 from engine.runner.machine import num_cores
 from engine.runner.runner import Runner
 from engine.runner.storage import Storage
+from engine.sampling.draw import Draw, Drawn, NoToken
 from server.app import create_app
 from server.auth import ApiKeys
 from server.cli import bundled_model
@@ -64,9 +66,11 @@ class FreeModel:
 
     def __init__(self, num_rows: int, likely_ids: list[int]) -> None:
         self.embedding = torch.empty(0)
-        self.kernels = choose_kernels(CPU, torch.float32, torch.get_num_threads())
+        chosen = choose_kernels(CPU, torch.float32, torch.get_num_threads())
+        self.kernels = replace(chosen, sample=self._sample)
         self.started = self.ended = 0.0  # CPU time of this thread
-        self.wall_started = self.wall_ended = 0.0
+        self.wall_started = self.wall_ended = self.kernel_seconds = 0.0
+        self._kernel = chosen.sample
         self._sets = [_logits(num_rows, likely_ids, seed) for seed in range(3)]
         self._logits = torch.empty(num_rows, VOCAB)
         self._calls = 0
@@ -80,6 +84,13 @@ class FreeModel:
         time.sleep(FORWARD_SECONDS)
         self.ended, self.wall_ended = time.thread_time(), time.perf_counter()
         return logits
+
+    def _sample(self, logits: Tensor, draws: Sequence[Draw], num_used_tokens: int) -> Sequence[Drawn | NoToken]:
+        """The kernel, and how long it takes."""
+        started = time.perf_counter()
+        drawn = self._kernel(logits, draws, num_used_tokens)
+        self.kernel_seconds = time.perf_counter() - started
+        return drawn
 
 
 def _logits(num_rows: int, likely_ids: list[int], seed: int) -> Tensor:
@@ -103,6 +114,7 @@ class Meter:
     sampling: list[float] = field(default_factory=list)
     loop: list[float] = field(default_factory=list)
     between: list[float] = field(default_factory=list)
+    kernel: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._loop_clock = time.pthread_getcpuclockid(threading.main_thread().ident or 0)
@@ -120,17 +132,19 @@ class Meter:
             self.sampling.append(time.thread_time() - self.model.ended)
             self.loop.append(loop - before)
             self.between.append(self.model.wall_started - ended)
+            self.kernel.append(self.model.kernel_seconds)
         return result
 
     def take(self) -> dict[str, float]:
         """Milliseconds a step since the last call."""
         parts = {"inputs": self.inputs, "sampling": self.sampling, "event loop": self.loop}
         means = {name: 1e3 * statistics.mean(seconds) for name, seconds in parts.items()}
-        fastest = 1e3 * statistics.quantiles(self.between, n=10)[0]
+        walls = {"between": self.between, "kernel": self.kernel}
+        fastest = {name: 1e3 * statistics.quantiles(seconds, n=10)[0] for name, seconds in walls.items()}
         steps = float(len(self.loop))
-        for seconds in (self.inputs, self.sampling, self.loop, self.between):
+        for seconds in (*parts.values(), *walls.values()):
             seconds.clear()
-        return {**means, "together": sum(means.values()), "between": fastest, "steps": steps}
+        return {**means, "together": sum(means.values()), **fastest, "steps": steps}
 
 
 def _read_streams(port: int, bodies: list[dict[str, Any]]) -> None:
@@ -213,13 +227,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = served_model(read_files(bundled_model()), ("free",))
-    columns = ("inputs", "sampling", "event loop", "together", "between", "steps")
+    columns = ("inputs", "sampling", "event loop", "together", "between", "kernel", "steps")
     print(f"{'ms a step':40}" + "".join(f"{name:>11}" for name in columns))
     with asyncio.Runner(loop_factory=uvicorn.Config(_serve).get_loop_factory()) as loop:
         results = loop.run(_serve(args, model))
-    report = {"date": datetime.now(UTC).isoformat(), "streams": args.streams, "threads": args.threads, **results}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=1))
+    write_results(args.out, {"streams": args.streams, "threads": args.threads, **results})
 
 
 if __name__ == "__main__":
