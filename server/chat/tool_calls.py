@@ -26,9 +26,8 @@ Whitespace around calls belongs to the markup. All other text is given out uncha
 as what follows rules a call out; text between the parts of a call follows after that call.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from server.chat.call_markup import (
     CALL_CLOSE,
@@ -85,7 +84,7 @@ class ToolCallParser:
     """
 
     def __init__(self, tools: tuple[Tool, ...]) -> None:
-        self._properties = {tool.name: _properties(tool) for tool in tools}
+        self._parameters = {tool.name: tool.parameters for tool in tools}
         self._tail = Tail()
         self._state: Callable[[], bool] = self._read_text
         self._pieces: list[Piece] = []
@@ -113,7 +112,7 @@ class ToolCallParser:
 
     def feed(self, text: str) -> list[Piece]:
         """What is certain once `text` is known too."""
-        if not self._properties:
+        if not self._parameters:
             return [TextPiece(text)] if text else []
         if self._is_plain(text):
             self._at_margin = False
@@ -189,7 +188,7 @@ class ToolCallParser:
         return "\n" in space or (space == before and self._at_margin)
 
     def _opening(self, found: int, is_line_start: bool) -> Opening | NeedMore | None:
-        return opening_at(self._tail, found, is_line_start, self._properties)
+        return opening_at(self._tail, found, is_line_start, self._parameters)
 
     # ---- inside a call, between parameters
 
@@ -197,7 +196,7 @@ class ToolCallParser:
         self._pieces.append(CallStarted(self._num_calls, name))
         self._num_calls += 1
         self._in_call = True
-        self._arguments = ArgumentsWriter(self._properties.get(name, {}))
+        self._arguments = ArgumentsWriter(self._parameters.get(name, {}))
         self._state = self._read_body
 
     def _read_body(self) -> bool:
@@ -295,10 +294,3 @@ class ToolCallParser:
     def _give_arguments(self, fragment: str) -> None:
         if fragment:
             self._pieces.append(CallArguments(self._num_calls - 1, fragment))
-
-
-def _properties(tool: Tool) -> Mapping[str, Any]:
-    """The parameters the tool's schema declares, by name; none when the schema is not of that shape."""
-    parameters = tool.parameters
-    properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
-    return properties if isinstance(properties, Mapping) else {}

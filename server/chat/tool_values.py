@@ -1,25 +1,25 @@
 """A tool argument's value: from the bare text the model writes to JSON, as the tool's schema asks.
 
 Lives here: one writer per kind of value, fed the value's text and returning JSON text. It may not know the markup
-around the value. In the model's format every value arrives as unquoted text, so only the schema tells "5" from 5:
+around the value, nor how types are read from a schema (`schema_types`) or a whole text is converted (`coercion`).
 
-* a string, an enum of strings, or an undeclared parameter: the text as it stands, streamed as it comes;
-* `null` in any case is null, unless the schema asks for a string and not for null;
-* integer, number: converted; text that does not fit goes out as a string, for the client to report back;
-* boolean: true if the text says so in any case, else false;
-* object, array, and what names no type: JSON if it is JSON, else a Python literal, else a string.
+In the model's format every value arrives as unquoted text, so only the schema tells "5" from 5. A string, an enum of
+strings, or an undeclared parameter streams as it comes. Anything else waits for its end and then goes down a ladder of
+the types that the schema admits, and the first that the text fits is taken:
+
+1. a member of an enum that is written just like the text;
+2. null: `null` in any case; also where only other types than a string are admitted, as clients take it for absent;
+3. integer, number: 5.0 is the integer 5; what JSON has no number for is none;
+4. boolean: `true` or `false` in any case, and nothing else;
+5. object, array: JSON as written, else a Python literal, else either of them inside a JSON string;
+6. the string it is, whether the schema admits one or not, for the client to report back.
 """
 
-import ast
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-_STRINGS = frozenset({"string", "str", "text", "varchar", "char", "enum"})
-_INTEGERS = ("int", "uint", "long", "short", "unsigned")
-_NUMBERS = ("num", "float", "double")
-_BOOLEANS = frozenset({"boolean", "bool", "binary"})
-_SCALARS = frozenset({"string", "integer", "number", "boolean", "null"})
+from server.chat.coercion import coerced, to_json
+from server.chat.schema_types import Types, choices_of, resolve, types_of
 
 
 class ValueWriter(Protocol):
@@ -46,7 +46,7 @@ class StringWriter:
             return ""
         quote = "" if self._opened else '"'
         self._opened = True
-        return quote + _to_json(text)[1:-1]
+        return quote + to_json(text)[1:-1]
 
     def end(self) -> str:
         """The closing quote."""
@@ -80,8 +80,9 @@ class NullableStringWriter:
 class TypedWriter:
     """Anything that can be read only when it is complete."""
 
-    def __init__(self, kinds: frozenset[str]) -> None:
-        self._kinds = kinds
+    def __init__(self, types: Types, choices: Sequence[Any] = ()) -> None:
+        self._types = types
+        self._choices = choices
         self._texts: list[str] = []
 
     def feed(self, text: str) -> str:
@@ -91,15 +92,18 @@ class TypedWriter:
 
     def end(self) -> str:
         """The value as JSON."""
-        return _convert("".join(self._texts), self._kinds)
+        return coerced("".join(self._texts), self._types, self._choices)
 
 
 class ArgumentsWriter:
     """The JSON object of one call's arguments, value by value, in fragments."""
 
-    def __init__(self, properties: Mapping[str, Any]) -> None:
-        """`properties` are the schemas of the declared parameters, by name."""
-        self._properties = properties
+    def __init__(self, parameters: object) -> None:
+        """`parameters` is the schema of the tool's arguments; one of another shape declares none."""
+        self._parameters = parameters
+        whole = resolve(parameters, parameters)
+        properties = whole.get("properties") if isinstance(whole, Mapping) else None
+        self._properties: Mapping[str, Any] = properties if isinstance(properties, Mapping) else {}
         self._given: set[str] = set()
         self._value: ValueWriter = StringWriter()
 
@@ -116,8 +120,8 @@ class ArgumentsWriter:
         """The key, and what stands before it."""
         before = ", " if self._given else "{"
         self._given.add(key)
-        self._value = value_writer(self._properties.get(key))
-        return f"{before}{_to_json(key)}: "
+        self._value = value_writer(self._properties.get(key), self._parameters)
+        return f"{before}{to_json(key)}: "
 
     def feed_value(self, text: str) -> str:
         """More of the value's text."""
@@ -132,92 +136,11 @@ class ArgumentsWriter:
         return "}" if self._given else "{}"
 
 
-def value_writer(schema: object) -> ValueWriter:
-    """The writer for a parameter of this schema; None is an undeclared parameter."""
-    if not isinstance(schema, Mapping):
+def value_writer(schema: object, root: object) -> ValueWriter:
+    """The writer for a parameter of this schema, whose references point into `root`; None is an undeclared one."""
+    types = types_of(schema, root)
+    if schema is None or types <= {"string"}:
         return StringWriter()
-    kinds = _kinds(schema)
-    if kinds == {"string"}:
-        return StringWriter()
-    if kinds == {"string", "null"}:
+    if types == {"string", "null"}:
         return NullableStringWriter()
-    return TypedWriter(kinds)
-
-
-def _kinds(schema: Mapping[str, Any]) -> frozenset[str]:
-    """The JSON types the schema allows, in one spelling; empty for anything."""
-    declared = schema.get("type")
-    branches = schema.get("anyOf") or schema.get("oneOf")
-    if declared is None and isinstance(branches, list):
-        kinds = [_kinds(branch) if isinstance(branch, Mapping) else frozenset[str]() for branch in branches]
-        return frozenset().union(*kinds) if all(kinds) else frozenset()
-    if declared is None:
-        choices = schema.get("enum")
-        only_strings = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
-        return frozenset({"string"}) if only_strings else frozenset()
-    names = declared if isinstance(declared, list) else [declared]
-    return frozenset(_kind(str(name).strip().lower()) for name in names)
-
-
-def _kind(name: str) -> str:
-    if name in _STRINGS:
-        return "string"
-    if name.startswith(_INTEGERS):
-        return "integer"
-    if name.startswith(_NUMBERS):
-        return "number"
-    return "boolean" if name in _BOOLEANS else name
-
-
-def _convert(text: str, kinds: frozenset[str]) -> str:
-    stripped = text.strip()
-    if stripped.lower() == "null" and ("null" in kinds or "string" not in kinds):
-        return "null"
-    if kinds & {"integer", "number"}:
-        number = _number(stripped, whole="number" not in kinds)
-        if number is not None:
-            return number
-    if "boolean" in kinds and (kinds <= {"boolean", "null"} or stripped.lower() in ("true", "false")):
-        return "true" if stripped.lower() == "true" else "false"
-    if not kinds or kinds - _SCALARS:
-        return _json_or_literal(stripped) or _to_json(text)
-    return _to_json(text)
-
-
-def _number(text: str, whole: bool) -> str | None:
-    """The number as JSON: 5.0 as 5, None for what is no number (or none that JSON has)."""
-    try:
-        return str(int(text))
-    except ValueError:
-        pass
-    try:
-        value = float(text)
-        if value.is_integer():
-            return str(int(value))
-        return None if whole else json.dumps(value, allow_nan=False)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _json_or_literal(text: str) -> str | None:
-    try:
-        json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        return _literal(text)
-    return text  # as written: digits and key order stay
-
-
-def _literal(text: str) -> str | None:
-    """Python's spelling of the same values: single quotes, None, True, tuples."""
-    try:
-        return json.dumps(ast.literal_eval(text), ensure_ascii=False, allow_nan=False)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _to_json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return TypedWriter(types, choices_of(schema, root))

@@ -100,6 +100,16 @@ def test_text_then_calls() -> None:
     assert not answer.in_call
 
 
+def test_values_follow_references_of_the_schema() -> None:
+    parameters = {
+        "properties": {"count": {"$ref": "#/$defs/Count"}, "force": {"type": "boolean"}},
+        "$defs": {"Count": {"anyOf": [{"type": "integer"}, {"type": "null"}]}},
+    }
+    tool = Tool("draw", {"name": "draw", "parameters": parameters})
+    answer = parse_every_cut(call("draw", ("count", "3"), ("force", "yes"), ("other", "3")), (tool,))
+    assert answer.calls == [("draw", {"count": 3, "force": "yes", "other": "3"})]
+
+
 def test_what_the_template_writes_is_read_back(template: ChatTemplate) -> None:
     arguments = {"path": "", "content": "\n two\n\nlines \n", "mode": 7, "options": {"é": None, "x": [True, 1.5]}}
     calls = (ToolCall("1", "write_file", arguments), ToolCall("2", "now", {}))
