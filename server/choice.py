@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from engine.types import CacheReport, FinishReason, TokenLogprobs, TokenOutput
+from server.chat.call_pieces import CallArguments, CallCut, CallEnded, CallStarted, Markup, Piece, TextPiece
 from server.chat.conversation import Tool
 from server.chat.detokenizer import Detokenizer
 from server.chat.events import (
@@ -24,7 +25,7 @@ from server.chat.events import (
 )
 from server.chat.stops import StopStrings
 from server.chat.tokenizer import Tokenizer
-from server.chat.tool_calls import CallArguments, CallEnded, CallStarted, Piece, TextPiece, ToolCallParser
+from server.chat.tool_calls import ToolCallParser
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,9 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A token on its way out: where its text begins and ends among the characters decoded so far."""
+    """A token on its way out: where its text begins in the answer."""
 
     start: int
-    end: int
     token_id: int
     shown: TokenText | None
 
@@ -76,7 +76,6 @@ class ChoiceWriter:
         self._stops = StopStrings(options.stops, include_stop=options.include_stop)
         self._parser = ToolCallParser(options.tools) if options.tools else None
         self._waiting: deque[_Token] = deque()  # their text is not out yet
-        self._ready: list[_Token] = []  # their text is out, or about to be
         self._num_decoded = 0
         self._num_released = 0
         self._num_calls = 0
@@ -130,7 +129,7 @@ class ChoiceWriter:
         start, self._num_decoded = self._num_decoded, self._num_decoded + len(text)
         hidden = self._options.skip_special_tokens and self._tokenizer.is_special(token_id)
         shown = None if logprobs is None or hidden else self._show(logprobs)
-        self._waiting.append(_Token(start, self._num_decoded, token_id, shown))
+        self._waiting.append(_Token(start, token_id, shown))
         self._release(self._stops.feed(text, active=self.num_generated_tokens > self._options.min_tokens))
 
     def _end_token(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
@@ -142,60 +141,61 @@ class ChoiceWriter:
             printed = word if word is not None else self._detokenizer.feed([token_id])
             if printed:
                 shown = None if logprobs is None else self._show(logprobs)
-                self._ready.append(_Token(self._num_decoded, self._num_decoded, token_id, shown))
+                self._waiting.append(_Token(self._num_decoded, token_id, shown))
             self._release(printed)
         stop = word if word is not None else token_id if token_id in self._options.stop_token_ids else None
         self._finish("stop", stop)
 
     def _release(self, text: str) -> None:
         """Let text go to the client, through the tool-call parser when tools are on offer."""
-        self._num_released += len(text)
-        while self._waiting and self._waiting[0].end <= self._num_released:
-            self._ready.append(self._waiting.popleft())
         if not text:
             return
+        self._num_released += len(text)
         if self._parser is None:
-            self._text(text)
+            self._text(text, self._num_released)
         else:
-            was_in_markup = self._parser.in_markup
-            pieces = self._parser.feed(text)
-            self._pieces(pieces)
-            only_markup = was_in_markup and not any(isinstance(piece, TextPiece) for piece in pieces)
-            if self._parser.in_call or only_markup:
-                self._ready.clear()  # tokens of a call are in no text
+            self._pieces(self._parser.feed(text))
 
     def _pieces(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
             if self._has_enough_calls:
                 return
+            if isinstance(piece, TextPiece):
+                self._text(piece.text, piece.end)
+                continue
+            self._tokens_before(piece.end)  # they are in no text
             match piece:
-                case TextPiece():
-                    self._text(piece.text)
                 case CallStarted():
-                    self._ready.clear()
                     self._num_calls += 1
                     self._events.append(ToolCallStarted(self.choice, piece.index, _new_call_id(), piece.name))
                 case CallArguments():
                     self._events.append(ToolCallArguments(self.choice, piece.index, piece.fragment))
                 case CallEnded():
-                    self._ready.clear()
                     self._num_calls_ended += 1
+                case CallCut() | Markup():
+                    pass
 
-    def _text(self, text: str) -> None:
-        tokens, self._ready = self._ready, []
+    def _text(self, text: str, end: int) -> None:
+        """Text that goes up to `end`, with the tokens that begin before that."""
+        tokens = self._tokens_before(end)
         shown = tuple([token.shown for token in tokens if token.shown is not None])
         self._events.append(TextDelta(self.choice, text, shown, tuple([token.token_id for token in tokens])))
+
+    def _tokens_before(self, end: int) -> list[_Token]:
+        tokens = []
+        while self._waiting and self._waiting[0].start < end:
+            tokens.append(self._waiting.popleft())
+        return tokens
 
     def _finish(self, reason: FinishedAs, stop: str | int | None = None) -> None:
         if self._stops.matched is None:
             tail = self._stops.feed(self._detokenizer.flush(), active=False)
             self._release(tail + self._stops.flush())
-        self._ready += [token for token in self._waiting if token.start < self._num_released]
         if self._parser is not None and not self._has_enough_calls:
             truncated = reason != "stop" or self._stops.matched is not None
             self._pieces(self._parser.finish(truncated))
-        if any(token.shown for token in self._ready):
-            self._text("")
+        if not self._cut and any(token.shown for token in self._waiting):
+            self._text("", self._num_released + 1)  # the last tokens have no text of their own
         cut_in_call = self._parser is not None and self._parser.in_call and not self._has_enough_calls
         if reason == "stop" and self._num_calls and not cut_in_call:
             reason = "tool_calls"

@@ -22,7 +22,7 @@ class TokenText:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """More text of the answer. `logprobs` are of the tokens whose text ends in this delta, when asked for."""
+    """More text of the answer. `logprobs` are of the tokens whose text begins in this delta, when asked for."""
 
     choice: int
     text: str

@@ -17,15 +17,26 @@ class Tail:
         self.text = ""
         self.at = 0
         self.ended = False
+        self._num_gone = 0
 
     @property
     def is_empty(self) -> bool:
         return self.at == len(self.text)
 
+    @property
+    def num_done(self) -> int:
+        """How much of the stream is dealt with."""
+        return self._num_gone + self.at
+
     def feed(self, text: str) -> None:
         """Let go of what is dealt with and append `text`."""
+        self._num_gone += self.at
         self.text = self.text[self.at :] + text
         self.at = 0
+
+    def skip(self, length: int) -> None:
+        """So much more text came while nothing waited, and is dealt with already."""
+        self._num_gone += length
 
     def find(self, sought: str) -> int:
         """Where `sought` comes next; -1 if it has not come."""

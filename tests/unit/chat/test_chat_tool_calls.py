@@ -1,16 +1,16 @@
 """The tool-call parser: well-formed calls, the slips models make, prose that only looks like one; all at every cut."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from server.chat.call_pieces import CallArguments, CallCut, CallEnded, CallStarted, Markup, TextPiece
 from server.chat.conversation import Conversation, Message, Tool, ToolCall
 from server.chat.template import ChatTemplate
-from server.chat.tool_calls import CallArguments, CallEnded, CallStarted, Piece, TextPiece, ToolCallParser
+from server.chat.tool_calls import ToolCallParser
+from tests.support import calls as checked
+from tests.support.calls import Answer, MakeParser, parse
 
 TOOLS = (
     Tool(
@@ -33,54 +33,12 @@ TOOLS = (
 )
 
 
-@dataclass
-class Answer:
-    """What a client makes of the pieces: text, and each call as [name, arguments as JSON text, whether it ended]."""
-
-    parts: list[Any]
-    in_call: bool
-
-    @property
-    def calls(self) -> list[tuple[str, Any]]:
-        return [(part[0], json.loads(part[1])) for part in self.parts if isinstance(part, list)]
-
-
-def assemble(pieces: list[Piece], parser: ToolCallParser) -> Answer:
-    parts: list[Any] = []
-    for piece in pieces:
-        match piece:
-            case TextPiece(text):
-                assert text
-                if parts and isinstance(parts[-1], str):
-                    parts[-1] += text
-                else:
-                    parts.append(text)
-            case CallStarted(index, name):
-                assert index == sum(isinstance(part, list) for part in parts)
-                parts.append([name, "", False])
-            case CallArguments(index, fragment):
-                assert fragment
-                assert not parts[-1][2]
-                parts[-1][1] += fragment
-            case CallEnded():
-                parts[-1][2] = True
-    assert parser.num_calls == sum(isinstance(part, list) for part in parts)
-    return Answer(parts, parser.in_call)
-
-
-def parse(portions: list[str], tools: tuple[Tool, ...] = TOOLS, truncated: bool = False) -> Answer:
-    parser = ToolCallParser(tools)
-    pieces = [piece for portion in portions for piece in parser.feed(portion)]
-    return assemble(pieces + parser.finish(truncated), parser)
+def make(tools: tuple[Tool, ...] = TOOLS) -> MakeParser:
+    return lambda: ToolCallParser(tools)
 
 
 def parse_every_cut(text: str, tools: tuple[Tool, ...] = TOOLS, truncated: bool = False) -> Answer:
-    whole = parse([text], tools, truncated)
-    for cut in range(len(text)):
-        assert parse([text[:cut], text[cut:]], tools, truncated) == whole, f"cut at {cut}"
-    for width in (1, 2, 3, 7):
-        assert parse([text[at : at + width] for at in range(0, len(text), width)], tools, truncated) == whole
-    return whole
+    return checked.parse_every_cut(make(tools), text, truncated)
 
 
 def call(name: str, *parameters: tuple[str, str]) -> str:
@@ -274,42 +232,50 @@ def test_truncated_after_a_whole_call() -> None:
 
 def test_text_and_arguments_stream() -> None:
     parser = ToolCallParser(TOOLS)
-    assert parser.feed("Hello <tool") == [TextPiece("Hello")]
-    assert parser.feed("_box> ") == [TextPiece(" <"), TextPiece("tool_box>")]
-    assert parser.feed("<tool_call> in prose") == [TextPiece(" <"), TextPiece("tool_call> in prose")]
+    assert parser.feed("Hello <tool") == [TextPiece("Hello", 0, 5)]
+    assert parser.feed("_box> ") == [TextPiece(" <", 5, 7), TextPiece("tool_box>", 7, 16)]
+    assert parser.feed("<tool_call> in prose") == [TextPiece(" <", 16, 18), TextPiece("tool_call> in prose", 18, 37)]
     assert parser.feed("\n<tool_call>\n<function=write_file>\n<parameter=content>\n") == [
-        CallStarted(0, "write_file"),
-        CallArguments(0, '{"content": '),
+        CallStarted(0, "write_file", 37, 71),
+        CallArguments(0, '{"content": ', 71, 91),
     ]
     assert parser.in_call
-    assert parser.feed('say "hi') == [CallArguments(0, '"say \\"hi')]
+    assert parser.feed('say "hi') == [CallArguments(0, '"say \\"hi', 91, 99)]
     assert parser.feed("\n") == []
-    assert parser.feed("x</par") == [CallArguments(0, "\\nx")]
-    assert parser.feed("ameter>\n</function>") == [CallArguments(0, '"'), CallArguments(0, "}"), CallEnded(0)]
+    assert parser.feed("x</par") == [CallArguments(0, "\\nx", 99, 101)]
+    assert parser.feed("ameter>\n</function>") == [
+        CallArguments(0, '"', 101, 101),
+        CallArguments(0, "}", 101, 114),
+        CallEnded(0, 114, 125),
+    ]
     assert not parser.in_call
-    assert parser.feed("\n</tool_call>") == []
-    assert parser.finish() == []
+    assert parser.feed("\n</tool_call>") == [Markup(125, 138)]
+    assert parser.feed(" \n") == []
+    assert parser.finish() == [Markup(138, 140)]
 
 
-OPENERS = ["<tool_call>", "<function=now>", "<function=write_file>", "<function=", "<parameter=content="]
-CLOSERS = ["</tool_call>", "</function>", "</parameter>"]
-PARAMETERS = ["<parameter=path>", "<parameter=mode>"]
-MARKUP = st.sampled_from([*OPENERS, *CLOSERS, *PARAMETERS, "\n", " ", "<", ">", "x", "5", "null", 'é"'])
+def test_stray_text_has_no_place_of_its_own() -> None:
+    text = "<tool_call>\n<function=now>\nstray\n</function>\n</tool_call>\nand then"
+    assert parse_every_cut(text).pieces == [
+        CallStarted(0, "now", 0, 26),
+        CallArguments(0, "{}", 26, 33),
+        CallEnded(0, 33, 44),
+        TextPiece("stray", 44, 44),
+        Markup(44, 57),
+        TextPiece("\nand then", 57, 66),
+    ]
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.lists(MARKUP, max_size=14).map("".join), st.booleans())
-def test_any_text_gives_the_same_at_every_cut(text: str, truncated: bool) -> None:
-    answer = parse_every_cut(text, truncated=truncated)
-    for part in answer.parts:
-        if isinstance(part, list) and part[2]:
-            assert isinstance(json.loads(part[1]), dict)
-    assert answer.in_call == any(isinstance(part, list) and not part[2] for part in answer.parts)
-    if not truncated:
-        assert not answer.in_call
+def test_what_is_held_back_of_a_cut_call_has_its_place() -> None:
+    text = "<tool_call>\n<function=write_file>\n<parameter=mode>\n12"
+    assert parse_every_cut(text, truncated=True).pieces == [
+        CallStarted(0, "write_file", 0, 33),
+        CallArguments(0, '{"mode": ', 33, 50),
+        CallCut(0, 50, 53),
+    ]
 
 
 def test_a_long_value_costs_its_length() -> None:
     portions = ["<tool_call>\n<function=write_file>\n<parameter=content>\n", *["a < b\n"] * 20_000, "\n</parameter>"]
-    assert len(parse(portions).calls[0][1]["content"]) == 6 * 20_000
-    assert len(parse(["".join(portions)]).calls[0][1]["content"]) == 6 * 20_000
+    assert len(parse(make(), portions).calls[0][1]["content"]) == 6 * 20_000
+    assert len(parse(make(), ["".join(portions)]).calls[0][1]["content"]) == 6 * 20_000

@@ -159,3 +159,14 @@ def test_cached_tokens_are_told_at_the_end() -> None:
         TokenOutput((EOS,), finish_reason=FinishReason.STOP, cache=CacheReport(5, 6, MissReason.DIFFERS))
     )
     assert event == ChoiceFinished(0, "stop", 7, 1, 5, None)
+
+
+@pytest.mark.parametrize("after", ["", "\n", "\nDone"])
+@pytest.mark.parametrize("finish", [FinishReason.STOP, FinishReason.LENGTH])
+def test_tokens_between_text_and_calls_are_told_apart_in_any_portions(after: str, finish: FinishReason) -> None:
+    text = f"Hi <tool_call> there\n{CALL}{CALL}{after}"
+    ids = [*TOKENIZER.encode(text, parse_special=True), EOS]
+    for size in range(1, 40):
+        found = summary(run(ids, range(size, len(ids), size), OutputOptions(tools=TOOLS), finish))
+        assert b"".join(found["tokens"]).decode() == found["text"]
+        assert found["text"].strip() == f"Hi <tool_call> there{after}".strip()
