@@ -29,6 +29,13 @@ class Opening:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class QuoteEnd:
+    """The end of a call that a value quotes."""
+
+    end: int
+
+
 class NeedMore:
     """The text so far does not tell: it ends inside what may be markup."""
 
@@ -47,14 +54,21 @@ def opening_at(tail: Tail, found: int, is_line_start: bool, offered: Collection[
 
 
 def _function_name(tail: Tail, start: int, has_opener: bool, offered: Collection[str]) -> Opening | NeedMore | None:
-    end = tail.text.find(">", start)
+    end = tail.tag_end(start)
     raw = tail.text[start : end if end >= 0 else len(tail.text)]
-    name = raw.strip(_AROUND_NAME)
+    name = unquoted(raw)
     is_plausible = has_opener and _PLAUSIBLE_NAME.fullmatch(raw) is not None
     if end >= 0:
-        return Opening(name, end + 1) if name in offered or (is_plausible and name) else None
+        is_whole = has_opener or tail.text[end] == ">"
+        is_name = name in offered or (is_plausible and name)
+        return Opening(name, tail.behind_tag(end)) if is_name and is_whole else None
     may_come = is_plausible or any(known.startswith(name) for known in offered)
     return NEED_MORE if may_come and not tail.ended else None
+
+
+def unquoted(name: str) -> str:
+    """A name without the space and the quotes that some models write around it."""
+    return name.strip(_AROUND_NAME)
 
 
 def value_end_at(tail: Tail, found: int, awaited: Collection[str]) -> int | NeedMore | None:
@@ -80,4 +94,30 @@ def _parameter_begins(tail: Tail, found: int, awaited: Collection[str]) -> bool 
     opened = tail.has(PARAMETER_OPEN, found)
     if not opened:
         return opened
-    return tail.has_any([f"{key}>" for key in awaited], found + len(PARAMETER_OPEN))
+    return tail.has_any([key + end for key in awaited for end in ">="], found + len(PARAMETER_OPEN))
+
+
+def quote_begins(tail: Tail, found: int) -> bool | None:
+    """Whether a value quotes a call from the "<" at `found` on: its closing tags will not be those of the value."""
+    return tail.has_followed(CALL_OPEN, found, (FUNCTION_OPEN,), or_end=False)
+
+
+def quote_end_at(tail: Tail, found: int) -> QuoteEnd | int | NeedMore | None:
+    """What the "<" at `found` ends while a value quotes a call: that call, the value as in `value_end_at`, or nothing.
+
+    Closing tags are the value's if the stream ends with them, for then the quote was of a part of a call.
+    """
+    at = end = found
+    for tag in (PARAMETER_CLOSE, FUNCTION_CLOSE, CALL_CLOSE):
+        closed = tail.has(tag, at)
+        if closed is None:
+            return NEED_MORE
+        if closed:
+            end = at + len(tag)
+            at = tail.skip_space(end)
+    if end == found:
+        return None
+    if at == len(tail.text):
+        resume = found + len(PARAMETER_CLOSE) if tail.has(PARAMETER_CLOSE, found) else found
+        return resume if tail.ended else NEED_MORE
+    return QuoteEnd(end) if tail.text.endswith(CALL_CLOSE, found, end) else None

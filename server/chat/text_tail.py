@@ -61,15 +61,24 @@ class Tail:
         answers = [self.has(literal, at) for literal in literals]
         return True if True in answers else None if None in answers else False
 
-    def has_followed(self, literal: str, at: int, followers: Iterable[str]) -> bool | None:
+    def has_followed(self, literal: str, at: int, followers: Iterable[str], or_end: bool = True) -> bool | None:
         """Whether `literal` stands at `at` and then, whitespace aside, one of `followers` or the end of the stream."""
         answer = self.has(literal, at)
         if not answer:
             return answer
         behind = self.skip_space(at + len(literal))
         if self.ended and behind == len(self.text):
-            return True
+            return or_end
         return self.has_any(followers, behind)
+
+    def tag_end(self, start: int) -> int:
+        """Where the tag that `start` is in ends: at ">", or at the end of its line; -1 if neither came yet."""
+        ends = [end for end in (self.text.find(">", start), self.text.find("\n", start)) if end >= 0]
+        return min(ends, default=-1)
+
+    def behind_tag(self, end: int) -> int:
+        """Where the text goes on after a tag with that end."""
+        return end + 1 if self.text[end] == ">" else end
 
     def skip_space(self, at: int) -> int:
         """The first position from `at` on that is no whitespace, or the end of the text."""
@@ -77,5 +86,14 @@ class Tail:
         return found.end() if found else at
 
     def before_newline(self, end: int) -> int:
-        """`end`, or the newline just before it."""
-        return end - 1 if end > self.at and self.text[end - 1] == "\n" else end
+        """`end`, or where the line break just before it begins."""
+        for character in "\n\r":
+            if end == self.at or self.text[end - 1] != character:
+                break
+            end -= 1
+        return end
+
+    def before_open_end(self) -> int:
+        """Where the text ends, or a line break at its end begins, one that is not whole yet too."""
+        end = len(self.text)
+        return end - 1 if end > self.at and self.text[end - 1] == "\r" else self.before_newline(end)

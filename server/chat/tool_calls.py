@@ -10,17 +10,26 @@
 
 Lives here: the incremental parser, a few states over a short tail of text. It may not know tokens, dialects or how the
 calls are shown. It is no XML: a value may hold any text, other markup too. A closer ends the value only if what follows
-it goes on with the call, so a file that says `</parameter>` or `</function>` somewhere inside arrives whole.
+it goes on with the call, and a whole call in a value (`<tool_call>`, `<function=`, up to `</tool_call>`) is part of it.
+So a file that says `</parameter>` or `</function>` somewhere inside arrives whole, and one that shows a call does too.
+The line breaks after a parameter's tag and before its closer are not part of the value, be they LF or CRLF.
 
 Models slip, and an agent that gets the raw markup as an answer believes the model has finished. So these are mended:
 
-* `<tool_call>` is missing: `<function=` of an offered tool at the start of a line opens a call.
+* `<tool_call>` is missing: `<function=` of an offered tool at the start of a line opens a call, in a code fence too.
 * The tool is not offered, but the opener is there: it goes out as a call of that name. Agents answer with the names
   that exist and the model corrects itself; without an opener, or with no tools offered at all, it stays text.
 * `</parameter>` is missing: at the start of a line, `<parameter=` of a declared parameter not yet given ends the value;
   so do `</function>` and `</tool_call>`.
 * `</function>` or `</tool_call>` is missing: the next call, or the end of the answer, ends the call.
-* `<parameter=key=value`: the key is what is declared, the rest begins the value.
+* The `>` of a tag is missing: its line ends it. `<parameter=key=value`: the key is what is declared, the rest begins
+  the value. Quotes around names are dropped.
+
+These are not, for only the agent can tell the model what is wrong:
+
+* A required parameter is missing, or one is undeclared: the call goes out as it is.
+* A parameter comes twice: so does its key. The first value is on its way already and the second may be the correction;
+  readers of JSON take the last one, or refuse both.
 
 Text between the parts of a call follows after that call.
 """
@@ -31,7 +40,11 @@ from server.chat.call_markup import (
     PARAMETER_OPEN,
     NeedMore,
     Opening,
+    QuoteEnd,
     opening_at,
+    quote_begins,
+    quote_end_at,
+    unquoted,
     value_end_at,
 )
 from server.chat.call_parser import CallParser
@@ -47,6 +60,7 @@ class ToolCallParser(CallParser):
         self._parameters = {tool.name: tool.parameters for tool in tools}
         self._arguments = ArgumentsWriter({})
         self._value_is_empty = True
+        self._num_quoted = 0  # calls that the value quotes and has not closed
         self._stray: list[str] = []
 
     def _opening(self, found: int, is_line_start: bool) -> Opening | NeedMore | None:
@@ -85,22 +99,29 @@ class ToolCallParser(CallParser):
         return True
 
     def _read_key(self, start: int) -> bool:
-        text = self._tail.text
-        end = min((end for end in (text.find(">", start), text.find("\n", start)) if end >= 0), default=None)
-        if end is None:
-            if self._tail.ended:
-                self._stray.append(self._tail.take(len(text)))
+        tail = self._tail
+        end = tail.tag_end(start)
+        if end < 0:
+            if tail.ended:
+                self._stray.append(tail.take(len(tail.text)))
             return False
-        key, value = text[start:end].strip(), ""
-        declared, equals, rest = key.partition("=")
-        if equals and not self._arguments.is_declared(key) and self._arguments.is_declared(declared):
-            key, value = declared, rest
-        self._tail.at = end + 1 if text[end] == ">" else end
+        key, value = self._key_and_value(tail.text[start:end].strip())
+        tail.at = tail.behind_tag(end)
         self._give_arguments(self._arguments.start_value(key))
         self._value_is_empty = True
+        self._num_quoted = 0
         self._write_value(value)
         self._state = self._read_value
         return True
+
+    def _key_and_value(self, written: str) -> tuple[str, str]:
+        """The parameter that a tag names, and the beginning of its value if that is in the tag too."""
+        if self._arguments.is_declared(written):
+            return written, ""
+        key, equals, value = written.partition("=")
+        if equals and self._arguments.is_declared(unquoted(key)):
+            return unquoted(key), value
+        return unquoted(written), ""
 
     def _finish_arguments(self, resume: int) -> bool:
         self._give_arguments(self._arguments.end())
@@ -115,22 +136,27 @@ class ToolCallParser(CallParser):
         tail = self._tail
         found = tail.find("<")
         if found < 0:
-            self._write_value(tail.take(tail.before_newline(len(tail.text))))
+            self._write_value(tail.take(tail.before_open_end()))
             return False
-        resume = value_end_at(tail, found, self._arguments.awaited)
-        if isinstance(resume, NeedMore):
+        quote_begins_here = quote_begins(tail, found)
+        end = quote_end_at(tail, found) if self._num_quoted else value_end_at(tail, found, self._arguments.awaited)
+        if quote_begins_here is None or isinstance(end, NeedMore):
             self._write_value(tail.take(tail.before_newline(found)))
             return False
-        if resume is None:
-            self._write_value(tail.take(found + 1))
-        else:
-            self._end_value(found, resume)
+        if isinstance(end, int):
+            self._end_value(found, resume=end)
+            return True
+        if isinstance(end, QuoteEnd):
+            self._num_quoted -= 1
+        elif quote_begins_here:
+            self._num_quoted += 1
+        self._write_value(tail.take(end.end if isinstance(end, QuoteEnd) else found + 1))
         return True
 
     def _write_value(self, text: str) -> None:
         if text and self._value_is_empty:
             self._value_is_empty = False
-            text = text.removeprefix("\n")
+            text = text.removeprefix("\r\n" if text.startswith("\r") else "\n")
         self._give_arguments(self._arguments.feed_value(text))
 
     def _end_value(self, end: int, resume: int) -> None:
