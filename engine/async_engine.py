@@ -18,12 +18,12 @@ from engine.cache.lower_tier import LowerTier
 from engine.cache.manager import CacheManager
 from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, LowerTierStats, StepStats, TokenStream
 from engine.core import EngineCore
-from engine.errors import InvariantViolation, Overloaded
+from engine.errors import InvariantViolation, Overloaded, RequestError
 from engine.filing import StateFiles
 from engine.mover import Mover
 from engine.plan import Executor, StepPlan, StepResult
 from engine.scheduler.sequence import Sequence
-from engine.types import CacheTier, FinishReason, GenerationRequest, TokenOutput
+from engine.types import CacheTier, Constraint, FinishReason, GenerationRequest, TokenOutput
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,12 @@ class AsyncEngine:
         self._task = asyncio.create_task(self._run(), name="deltaloop-engine")
         for mover in self._movers:
             mover.start()
+
+    async def check(self, constraint: Constraint) -> None:
+        """See `EngineClient.check`."""
+        if self._core.constraints is None:
+            raise RequestError("this engine has no vocabulary to hold answers to grammars with")
+        await asyncio.to_thread(self._core.constraints.compile, constraint)
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -279,6 +285,8 @@ class AsyncEngine:
         self._failure = self._failure or "the engine was closed"
         self._fail_everything()
         self._worker.shutdown(wait=not stuck)
+        if self._core.constraints is not None:
+            self._core.constraints.shut_down()
 
     def stats(self) -> EngineStats:
         """See `EngineClient.stats`."""

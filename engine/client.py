@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from engine.types import CacheTier, GenerationRequest, TokenOutput
+from engine.types import CacheTier, Constraint, GenerationRequest, TokenOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,10 @@ class EngineClient(Protocol):
 
     async def close(self) -> None:
         """Abort everything and stop the loop."""
+        ...
+
+    async def check(self, constraint: Constraint) -> None:
+        """Have a constraint compiled, which may take a moment, beside all else. Raises `RequestError`: it is none."""
         ...
 
     def stats(self) -> EngineStats: ...

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from engine.cache.lower_tier import LowerTier
 from engine.cache.manager import CacheManager
+from engine.constraints.constraints import Constraints
 from engine.errors import ContextOverflow, LoadError, RequestError
 from engine.plan import StepPlan, StepResult
 from engine.scheduler.budget import StepBudget
@@ -52,9 +53,15 @@ class EngineCore:
     """Sequences by id, the scheduler over them, and the way back to `TokenOutput`."""
 
     def __init__(
-        self, limits: CoreLimits, seed: int | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        limits: CoreLimits,
+        seed: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        constraints: Constraints | None = None,
     ) -> None:
+        """Without `constraints` requests that have one are refused."""
         self.limits = limits
+        self.constraints = constraints
         cache = CacheManager(limits.num_blocks, limits.block_size, limits.num_slots, limits.num_checkpoints, clock)
         budget = StepBudget(limits.max_num_batched_tokens, limits.max_inter_token_gap_seconds)
         self.lower = {
@@ -62,7 +69,7 @@ class EngineCore:
             for tier, max_bytes in ((CacheTier.HOST, limits.max_host_bytes), (CacheTier.DISK, limits.max_disk_bytes))
             if max_bytes
         }
-        self.scheduler = Scheduler(cache, budget, limits.max_model_len, clock, tuple(self.lower.values()))
+        self.scheduler = Scheduler(cache, budget, limits.max_model_len, clock, tuple(self.lower.values()), constraints)
         self._seed = seed
         self._clock = clock
         self._next_seq_id = 0
@@ -87,6 +94,18 @@ class EngineCore:
                 )
         if params.logprobs is not None and params.logprobs > limits.vocab_size:
             raise RequestError(f"logprobs is {params.logprobs}, the vocabulary has {limits.vocab_size}", "logprobs")
+        if request.constraint is not None:
+            self._validate_constraint(request)
+
+    def _validate_constraint(self, request: GenerationRequest) -> None:
+        assert request.constraint is not None
+        if self.constraints is None:
+            raise RequestError("this engine has no vocabulary to hold answers to grammars with")
+        if request.constraint.opening is None:
+            for name in ("ignore_eos", "min_tokens"):
+                if getattr(request.sampling, name):
+                    raise RequestError(f"{name} is not possible where the answer has a form to end in", param=name)
+        self.constraints.compile(request.constraint)
 
     def add(self, request: GenerationRequest) -> Sequence:
         """Queue a validated request."""
@@ -100,6 +119,8 @@ class EngineCore:
             block_size=self.limits.block_size,
         )
         self._next_seq_id += 1
+        if request.constraint is not None and self.constraints is not None:
+            self.constraints.open(sequence.seq_id, request.constraint)
         self.scheduler.add(sequence)
         return sequence
 

@@ -12,6 +12,7 @@ from engine.batch import dtype_named
 from engine.cache.lower_tier import LowerTier
 from engine.client import EngineInfo
 from engine.config import EngineConfig, Packing, Quantization
+from engine.constraints.constraints import Constraints
 from engine.core import CoreLimits, EngineCore
 from engine.errors import LoadError
 from engine.filing import StateFiles
@@ -28,7 +29,8 @@ from engine.runner.packing import pack_mapped
 from engine.runner.runner import Runner
 from engine.runner.state_files import FolderOfStates
 from engine.runner.storage import Storage
-from engine.types import CacheTier
+from engine.sampling.sampler import no_mask
+from engine.types import CacheTier, Vocabulary
 from engine.weights.checkpoint import Checkpoint, open_checkpoint
 from engine.weights.conversion import Conversion
 from engine.weights.mapped import read_ahead
@@ -45,8 +47,14 @@ PACKING_SPARE_BYTES = 2 << 30  # must be left beside packed weights, for what el
 SERVED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> AsyncEngine:
+def load_engine(
+    config: EngineConfig,
+    progress: LoadProgress | None = None,
+    vocabulary: Callable[[], Vocabulary] | None = None,
+) -> AsyncEngine:
     """Read the model, plan and allocate its memory, and build the engine.
+
+    Without a vocabulary no answer can be held to a grammar.
 
     Blocks for as long as reading takes. Call `start` on the result inside a running event loop.
     Raises:
@@ -58,6 +66,9 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
         torch.set_num_threads(config.threads or num_cores())
     checkpoint = open_checkpoint(config.model)
     model_config = checkpoint.config
+    constraints = Constraints(vocabulary, model_config.eos_token_ids) if vocabulary is not None else None
+    if constraints is not None:
+        constraints.read_vocabulary()
     dtype = _dtype(config, model_config)
     kv_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
     available_bytes = available_memory_bytes()  # now: later it would count mapped weights as memory to be had
@@ -71,7 +82,13 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
     memory = _plan(config, model_config, kv_dtype, budget_bytes, num_weight_bytes, device)
     num_slots = memory.num_slots + memory.num_checkpoints
     storage = Storage.allocate(model_config, memory.num_blocks, config.block_size, num_slots, kv_dtype, device)
-    runner = Runner(model, storage, config.block_size, config.num_used_tokens or model_config.vocab_size)
+    runner = Runner(
+        model,
+        storage,
+        config.block_size,
+        config.num_used_tokens or model_config.vocab_size,
+        constraints.mask if constraints is not None else no_mask,
+    )
     limits = _limits(config, model_config, memory, kv_dtype)
     info = _info(config, limits, model_config, memory, dtype, kv_dtype, device)
     files: dict[CacheTier, StateFiles] = {}
@@ -87,7 +104,7 @@ def load_engine(config: EngineConfig, progress: LoadProgress | None = None) -> A
         info = replace(info, cache_folder=in_folder.path)
         if not memory.num_checkpoints:
             logger.warning("without --cache-ram-bytes nothing is kept, on disk neither: --cache-dir is of no use")
-    core = EngineCore(limits, config.seed)
+    core = EngineCore(limits, config.seed, constraints=constraints)
     for tier, lower in core.lower.items():
         lower.know(files[tier].known())
     if info.cache_folder is not None:

@@ -47,6 +47,7 @@ class SampleSpec:
         seen_ids, seen_counts: the distinct tokens so far, in the order of their first appearance, and how often each
             was generated: 0 for one that only the prompt has. int64; empty unless a penalty looks at them.
         barred_token_ids: tokens that may not be drawn (end and stop tokens before min_tokens).
+        constraint: number of the matcher that says which tokens may be drawn; None for all. See `engine.constraints`.
     """
 
     params: SamplingParams
@@ -56,6 +57,7 @@ class SampleSpec:
     seen_ids: "array[int]" = field(default_factory=lambda: array("q"))
     seen_counts: "array[int]" = field(default_factory=lambda: array("q"))
     barred_token_ids: tuple[int, ...] = ()
+    constraint: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

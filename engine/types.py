@@ -4,7 +4,7 @@ A `GenerationRequest` goes in, `TokenOutput`s come out. Text, HTTP and JSON are 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -96,6 +96,34 @@ def _out_of_range(param: str, value: object, allowed: str) -> RequestError:
 
 
 @dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What tokens stand for: the bytes of each id, none for one not in use, and the ids that steer the model. `encode`
+    gives the ids of a text as the model knows it; it may be called from any thread."""
+
+    tokens: Sequence[bytes]
+    special_ids: Sequence[int]
+    encode: Callable[[str], Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer may be, or parts of it.
+
+    Attributes:
+        grammar: in llguidance's form, over the bytes of the text.
+        opening: None holds the answer from its first token to its end. Else a regular expression for the text so far,
+            with a newline before its beginning: where it is found, the grammar holds from the beginning of its group
+            `held` on until it is fulfilled. Text before and after is free.
+        values: None draws as `SamplingParams` say. Else what is held is drawn greedily, but for values: a regular
+            expression for the text up to where one begins, and the text that ends it.
+    """
+
+    grammar: str
+    opening: str | None = None
+    values: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One sequence to generate.
 
@@ -105,6 +133,7 @@ class GenerationRequest:
         boundaries: lengths of the prompt's prefixes that others may share with it: the end of each message.
         cache_salt: prompts with another one share nothing with this. What stands before its first slash is its owner.
         session: the client's name for the conversation, if it has one.
+        constraint: what may be drawn, beyond what `sampling` says.
     """
 
     request_id: str
@@ -115,6 +144,7 @@ class GenerationRequest:
     boundaries: tuple[int, ...] = ()
     cache_salt: str = ""
     session: str | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from server.access import AccessLog, note_error
 from server.auth import OPEN_PATHS, ApiKeys, RequireKey
 from server.chat.answer_store import AnswerStore
 from server.chat.history import History
+from server.constraining import Constrainer
 from server.dialects.openai.routes import openai_router
 from server.errors import ApiError, NotFound
 from server.generation import Generator
@@ -53,6 +54,7 @@ def create_app(engine: EngineClient, settings: Settings, model: ServedModel, key
             engine, model.tokenizer, metrics, settings.max_output_tokens, settings.request_timeout, history
         ),
         history=known,
+        constrainer=Constrainer(engine, settings.tool_strict == "on", settings.tool_syntax_greedy),
     )
     app.include_router(openai_router())
     app.include_router(operations_router())

@@ -38,6 +38,7 @@ class OutputOptions:
         include_stop: the string or token that ended the choice is part of its text.
         min_tokens: stop strings are not looked for in the first so many tokens.
         tools: the tools on offer; without any, tool calls are not looked for and stay text.
+        calls_are_held: calls of these tools are held to their grammar while they are drawn.
         max_tool_calls: end the choice after so many calls.
     """
 
@@ -48,6 +49,7 @@ class OutputOptions:
     skip_special_tokens: bool = True
     min_tokens: int = 0
     tools: tuple[Tool, ...] = ()
+    calls_are_held: bool = False
     max_tool_calls: int | None = None
 
 
@@ -74,7 +76,7 @@ class ChoiceWriter:
         self._options = options
         self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=options.skip_special_tokens)
         self._stops = StopStrings(options.stops, include_stop=options.include_stop)
-        self._parser = ToolCallParser(options.tools) if options.tools else None
+        self._parser = ToolCallParser(options.tools, options.calls_are_held) if options.tools else None
         self._waiting: deque[_Token] = deque()  # their text is not out yet
         self._num_decoded = 0
         self._num_released = 0
@@ -197,7 +199,7 @@ class ChoiceWriter:
         if not self._cut and any(token.shown for token in self._waiting):
             self._text("", self._num_released + 1)  # the last tokens have no text of their own
         cut_in_call = self._parser is not None and self._parser.in_call and not self._has_enough_calls
-        if reason == "stop" and self._num_calls and not cut_in_call:
+        if reason in ("stop", "length") and self._num_calls and not cut_in_call:
             reason = "tool_calls"
         self.finished = True
         self.finished_as = reason

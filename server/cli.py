@@ -169,7 +169,7 @@ def _text_side(settings: Settings) -> ServedModel:
 def _load(settings: Settings, model: ServedModel) -> StartableEngine:
     config = engine_config(settings, settings.model or bundled_model(), model.tokenizer.max_id + 1)
     with loading_bar() as progress:
-        return load_engine(config, progress)
+        return load_engine(config, progress, model.tokenizer.vocabulary)
 
 
 def bundled_model() -> Path:

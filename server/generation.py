@@ -17,6 +17,7 @@ from engine.client import EngineClient, TokenStream
 from engine.errors import Overloaded, RequestError
 from engine.types import (
     CacheReport,
+    Constraint,
     FinishReason,
     GenerationRequest,
     MissReason,
@@ -48,6 +49,7 @@ class GenerationJob:
     n: int = 1
     priority: int = 0
     is_chat: bool = False
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class Generator:
                         prompt.boundaries,
                         job.cache.salt,
                         job.cache.session,
+                        job.constraint,
                     )
                     writer = ChoiceWriter(len(sequences), len(prompt.ids), self._tokenizer, job.output)
                     history = self._history if job.is_chat else None

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from engine.client import EngineClient
 from server.chat.history import History
+from server.constraining import Constrainer
 from server.generation import Generator
 from server.metrics import Metrics
 from server.model import ServedModel
@@ -43,6 +44,7 @@ class Service:
     prompts: PromptEncoder
     generator: Generator
     history: History
+    constrainer: Constrainer
     warnings: WarnOnce = field(default_factory=WarnOnce)
 
 

@@ -107,6 +107,13 @@ class Settings(BaseModel):
     replay: Annotated[
         bool, Option(_LIMITS, "encode an answer that comes back as the tokens that were generated, not as its text")
     ] = True
+    tool_strict: Annotated[
+        Literal["on", "off"],
+        Option(_LIMITS, "hold calls that the model makes of its own accord to the tools' schemas; text stays free"),
+    ] = "on"
+    tool_syntax_greedy: Annotated[
+        bool, Option(_LIMITS, "in a call that is held, draw tags and names greedily, whatever the temperature")
+    ] = False
     max_body_size: Annotated[Bytes, Field(ge=1), Option(_LIMITS, "largest request body", "bytes")] = 16 * 2**20
 
     max_num_seqs: Annotated[

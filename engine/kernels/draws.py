@@ -62,6 +62,9 @@ class DescribedDraws:
         if params.allowed_token_ids is not None:
             described.num_allowed = len(params.allowed_token_ids)
             described.allowed_ids = self._keep("q", params.allowed_token_ids)
+        if draw.mask is not None:
+            described.num_mask_bytes = len(draw.mask)
+            described.mask = self._keep("B", draw.mask)
         if draw.barred_token_ids:
             described.num_barred = len(draw.barred_token_ids)
             described.barred_ids = self._keep("q", draw.barred_token_ids)

@@ -9,17 +9,21 @@ from engine.model.qwen3_next import Qwen3Next
 from engine.plan import StateAction, StepPlan, StepResult, nobody
 from engine.runner.inputs import BatchBuilder
 from engine.runner.storage import Storage
-from engine.sampling.sampler import sample
+from engine.sampling.sampler import Masks, no_mask, sample
 
 
 class Runner:
-    """Carries out plans with a model and its storage. Ids from `num_used_tokens` up are never drawn."""
+    """Carries out plans with a model and its storage. Ids from `num_used_tokens` up are never drawn, and `masks` say
+    what constraints admit."""
 
-    def __init__(self, model: Qwen3Next, storage: Storage, block_size: int, num_used_tokens: int) -> None:
+    def __init__(
+        self, model: Qwen3Next, storage: Storage, block_size: int, num_used_tokens: int, masks: Masks = no_mask
+    ) -> None:
         self._model = model
         self._storage = storage
         self._batches = BatchBuilder(block_size, model.embedding.device)
         self._num_used_tokens = num_used_tokens
+        self._masks = masks
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan, on_begun: Callable[[], object] = nobody) -> StepResult:
@@ -33,5 +37,5 @@ class Runner:
         batch = self._batches.build(plan)
         on_begun()
         logits = self._model.forward(batch, self._storage.layers)
-        results = sample(self._model.kernels.sample, logits, plan, self._num_used_tokens)
+        results = sample(self._model.kernels.sample, logits, plan, self._num_used_tokens, self._masks)
         return StepResult(results, time.perf_counter() - started)

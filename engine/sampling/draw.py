@@ -17,6 +17,8 @@ class Draw:
         uniform: the random number that decides, in [0, 1).
         seen_ids, seen_counts: int64; the sequence's distinct tokens and how often each was generated, for penalties.
         barred_token_ids: tokens that may not be drawn.
+        mask: a bit for each token, the lowest first, that is set where it may be drawn; None for all. Tokens behind its
+            end may not.
     """
 
     params: SamplingParams
@@ -24,6 +26,7 @@ class Draw:
     seen_ids: "array[int]" = field(default_factory=lambda: array("q"))
     seen_counts: "array[int]" = field(default_factory=lambda: array("q"))
     barred_token_ids: tuple[int, ...] = ()
+    mask: bytes | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -42,4 +45,4 @@ class NoToken(StrEnum):
     """Why a row has no token, as a sentence."""
 
     NOT_FINITE = "the model produced logits that are not finite"
-    ALL_BARRED = "no token is allowed: the request bars every one of them"
+    ALL_BARRED = "no token is allowed: what the request allows leaves none to go on with"

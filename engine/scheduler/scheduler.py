@@ -14,6 +14,7 @@ from operator import attrgetter
 from engine.cache.explanation import Explainer
 from engine.cache.lower_tier import LowerTier
 from engine.cache.manager import CacheManager
+from engine.constraints.constraints import Constraints
 from engine.errors import InvariantViolation
 from engine.plan import Restore, ScheduledSequence, SequenceResult, Snapshot, StateAction, StepPlan, StepResult
 from engine.scheduler.budget import StepBudget
@@ -48,6 +49,7 @@ class Scheduler:
         max_model_len: int,
         clock: Callable[[], float] = time.monotonic,
         lower: tuple[LowerTier, ...] = (),
+        constraints: Constraints | None = None,
     ) -> None:
         self.cache = cache
         self.lower = lower
@@ -56,6 +58,7 @@ class Scheduler:
         self.num_preemptions = 0
         self._budget = budget
         self._explainer = Explainer()
+        self._constraints = constraints
         self._max_model_len = max_model_len
         self._clock = clock
         self._step = 0
@@ -203,6 +206,9 @@ class Scheduler:
             slot = self.cache.reserve(allocation, sequence.lineage, position)
             if slot is not None:
                 snapshots.append(Snapshot(position - start, slot))
+        is_sampled = end == len(sequence.tokens)
+        if is_sampled and self._constraints is not None and sequence.request.constraint is not None:
+            self._constraints.begin_mask(sequence.seq_id, sequence.tokens, len(sequence.request.prompt_ids))
         return ScheduledSequence(
             seq_id=sequence.seq_id,
             start=start,
@@ -210,7 +216,7 @@ class Scheduler:
             block_ids=tuple(allocation.block_ids[: self.cache.num_blocks_for(end)]),
             slot=allocation.slot,
             state=state,
-            sample=sequence.sample_spec() if end == len(sequence.tokens) else None,
+            sample=sequence.sample_spec() if is_sampled else None,
             restore=restore,
             snapshots=tuple(snapshots),
         )
@@ -291,6 +297,8 @@ class Scheduler:
         sequence.error = error
         (self.waiting if sequence.allocation is None else self.running).remove(sequence)
         self._release(sequence, keep and reason is not FinishReason.ERROR)
+        if self._constraints is not None:
+            self._constraints.close(sequence.seq_id)
 
     def _release(self, sequence: Sequence, keep: bool) -> None:
         """Give back what it holds. With `keep` its state is sound, and whoever comes with the same tokens goes on."""

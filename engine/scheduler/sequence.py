@@ -132,6 +132,7 @@ class Sequence:
             seen_ids=seen_ids,
             seen_counts=seen_counts,
             barred_token_ids=self.end_token_ids if position < params.min_tokens else (),
+            constraint=None if self.request.constraint is None else self.seq_id,
         )
 
     def finish_if_done(self, max_model_len: int) -> None:

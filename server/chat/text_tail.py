@@ -42,6 +42,11 @@ class Tail:
         """Where `sought` comes next; -1 if it has not come."""
         return self.text.find(sought, self.at)
 
+    def num_begun(self, literal: str) -> int:
+        """How much of `literal` the text ends with: it may go on."""
+        most = min(len(literal) - 1, len(self.text) - self.at)
+        return next((n for n in range(most, 0, -1) if self.text.endswith(literal[:n])), 0)
+
     def take(self, end: int) -> str:
         """The text up to `end`, now dealt with."""
         taken = self.text[self.at : end]

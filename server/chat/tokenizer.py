@@ -6,10 +6,12 @@ templates beyond the `RenderedPrompt` they make, or how ids are generated.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import tokenizers
 
 from engine.errors import LoadError
+from engine.types import Vocabulary
 from server.chat.piece_cache import PieceCache
 from server.chat.template import RenderedPrompt
 
@@ -58,6 +60,11 @@ class Tokenizer:
     def max_id(self) -> int:
         """The largest id in use."""
         return self._max_id
+
+    def vocabulary(self) -> Vocabulary:
+        """What each id stands for."""
+        tokens = [self.token_bytes(i) for i in range(self._max_id + 1)]
+        return Vocabulary(tokens, sorted(self._specials), partial(self.encode, parse_special=False))
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
         """The ids of `text`. Control tokens written in it become such with `parse_special`, else stay plain text.

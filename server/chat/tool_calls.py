@@ -32,11 +32,15 @@ These are not, for only the agent can tell the model what is wrong:
   readers of JSON take the last one, or refuse both.
 
 Text between the parts of a call follows after that call.
+
+An answer that was held to a grammar while it was drawn has no slips, so nothing is guessed in its calls: a value goes
+up to the first line that begins with its closer.
 """
 
 from server.chat.call_markup import (
     CALL_CLOSE,
     FUNCTION_CLOSE,
+    PARAMETER_CLOSE,
     PARAMETER_OPEN,
     NeedMore,
     Opening,
@@ -51,13 +55,18 @@ from server.chat.call_parser import CallParser
 from server.chat.conversation import Tool
 from server.chat.tool_values import ArgumentsWriter
 
+_HELD_CLOSE = "\n" + PARAMETER_CLOSE
+
 
 class ToolCallParser(CallParser):
     """Splits one answer into text and calls."""
 
-    def __init__(self, tools: tuple[Tool, ...]) -> None:
+    def __init__(self, tools: tuple[Tool, ...], are_held: bool = False) -> None:
+        """`are_held`: calls of these tools are held to their grammar."""
         super().__init__(has_tools=bool(tools))
         self._parameters = {tool.name: tool.parameters for tool in tools}
+        self._are_held = are_held
+        self._read_any_value = self._read_value
         self._arguments = ArgumentsWriter({})
         self._value_is_empty = True
         self._num_quoted = 0  # calls that the value quotes and has not closed
@@ -68,11 +77,13 @@ class ToolCallParser(CallParser):
 
     def _enter_call(self, name: str) -> None:
         self._arguments = ArgumentsWriter(self._parameters.get(name, {}))
+        is_held = self._are_held and name in self._parameters
+        self._read_any_value = self._read_held_value if is_held else self._read_value
         self._state = self._read_body
 
     def _close_call(self) -> None:
         end = len(self._tail.text)
-        if self._state == self._read_value:
+        if self._state == self._read_any_value:
             self._end_value(end, resume=end)
         self._finish_arguments(end)
 
@@ -111,7 +122,7 @@ class ToolCallParser(CallParser):
         self._value_is_empty = True
         self._num_quoted = 0
         self._write_value(value)
-        self._state = self._read_value
+        self._state = self._read_any_value
         return True
 
     def _key_and_value(self, written: str) -> tuple[str, str]:
@@ -151,6 +162,22 @@ class ToolCallParser(CallParser):
         elif quote_begins_here:
             self._num_quoted += 1
         self._write_value(tail.take(end.end if isinstance(end, QuoteEnd) else found + 1))
+        return True
+
+    def _read_held_value(self) -> bool:
+        tail = self._tail
+        if self._value_is_empty:
+            if tail.is_empty:
+                return False
+            self._write_value(tail.take(tail.at + 1))  # the line break after the tag is not one before a closer
+        found = tail.find(_HELD_CLOSE)
+        if found < 0:
+            self._write_value(tail.take(len(tail.text) - tail.num_begun(_HELD_CLOSE)))
+            return False
+        self._write_value(tail.take(found))
+        self._give_arguments(self._arguments.end_value())
+        tail.at = found + len(_HELD_CLOSE)
+        self._state = self._read_body
         return True
 
     def _write_value(self, text: str) -> None:

@@ -115,29 +115,47 @@ def test_strangers_are_warned_of_once_and_only_so_many(caplog: pytest.LogCapture
     assert len(caplog.records) == 256
 
 
-def test_strict_tools_are_accepted_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    tool = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
-    api = Api()
-    with caplog.at_level(logging.WARNING):
-        assert [api.chat(tools=[tool]).status_code for _ in range(2)] == [200, 200]
-    assert [record.getMessage() for record in caplog.records if "strict" in record.getMessage()] != []
-    assert len(caplog.records) == 1
-
-
 @pytest.mark.parametrize(
     ("body", "param", "says"),
     [
-        ({"tool_choice": "required", "tools": [WEATHER]}, "tool_choice", "constrained output"),
-        (
-            {"tool_choice": {"type": "function", "function": {"name": "weather"}}, "tools": [WEATHER]},
-            "tool_choice",
-            "named",
-        ),
         ({"tool_choice": "required"}, "tool_choice", "offers no tools"),
-        ({"tool_choice": "sometimes"}, "tool_choice", "'none' or 'auto'"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "json_object"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", "json_schema"),
+        ({"tool_choice": "sometimes", "tools": [WEATHER]}, "tool_choice", "'required'"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "x"}}, "tools": [WEATHER]},
+            "tool_choice",
+            "weather",
+        ),
+        ({"tool_choice": {"type": "function"}, "tools": [WEATHER]}, "tool_choice", "names no tool"),
+        (
+            {
+                "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+                "tools": [WEATHER],
+            },
+            "tool_choice.allowed_tools",
+            "needs tools",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format.json_schema.schema",
+            "required",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": [1]}}},
+            "response_format.json_schema.schema",
+            "an object",
+        ),
         ({"response_format": {"type": "poem"}}, "response_format.type", "json_object"),
+        ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex", "text"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "list of texts"),
+        ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs.choice", "empty"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag", "not supported"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json", "no JSON"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "structured_outputs.regex",
+            "give one",
+        ),
+        ({"guided_json": {}}, "guided_json", "structured_outputs"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
         ({"top_logprobs": 3}, "top_logprobs", "logprobs: true"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),

@@ -77,7 +77,16 @@ def _draw(params: dict[str, Any], vocab: int, rng: random.Random) -> Draw:
         seen_ids=array("q", seen),
         seen_counts=array("q", (rng.randrange(3) for _ in seen)),
         barred_token_ids=tuple(rng.sample(range(vocab), min(3, vocab - 1))) if rng.random() < 0.3 else (),
+        mask=_mask(vocab, rng) if rng.random() < 0.4 else None,
     )
+
+
+def _mask(vocab: int, rng: random.Random) -> bytes:
+    """Of any length, with bytes of all kinds; token 0 is among those admitted."""
+    num_bytes = rng.choice([1, vocab // 8, -(-vocab // 8), -(-vocab // 32) * 4])
+    mask = bytearray(rng.choice([0, 255, rng.randrange(256)]) for _ in range(max(1, num_bytes)))
+    mask[0] |= 1
+    return bytes(mask)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from engine.cache.lower_tier import LowerTier
+from engine.constraints.constraints import Constraints
 from engine.core import CoreLimits, EngineCore
 from engine.filing import StateFiles
 from engine.kernels.table import reference_kernels
@@ -18,6 +19,7 @@ from engine.runner.host_states import StatesInMemory
 from engine.runner.runner import Runner
 from engine.runner.state_files import FolderOfStates
 from engine.runner.storage import Storage
+from engine.sampling.sampler import no_mask
 from engine.scheduler.sequence import Sequence
 from engine.types import CacheTier, FinishReason, GenerationRequest, TokenLogprobs
 from engine.weights.conversion import Conversion
@@ -65,6 +67,7 @@ def run(
     max_tokens_per_step: int = 2048,
     folder: Path | None = None,
     max_host_bytes: int = 0,
+    constraints: Constraints | None = None,
 ) -> dict[str, Answer]:
     """Serve requests that arrive before the given steps; answers by request id. With a folder, what is kept at the end
     stays there, and what is there already is used. What is kept is copied after each step to the host's memory, if
@@ -85,10 +88,11 @@ def run(
         state_bytes=config.state_bytes,
         block_bytes=BLOCK_SIZE * config.kv_bytes_per_token(4),
     )
-    core = EngineCore(limits)
+    core = EngineCore(limits, constraints=constraints)
     kv_dtype = model.embedding.dense().dtype
     storage = Storage.allocate(config, num_blocks, BLOCK_SIZE, num_slots + num_checkpoints, kv_dtype, CPU)
-    runner = Runner(model, storage, BLOCK_SIZE, config.vocab_size)
+    masks = constraints.mask if constraints is not None else no_mask
+    runner = Runner(model, storage, BLOCK_SIZE, config.vocab_size, masks)
     host, disk = core.lower.get(CacheTier.HOST), core.lower.get(CacheTier.DISK)
     copies = StatesInMemory(storage)
     files = FolderOfStates(CacheFolder(folder), "0" * 32, storage) if folder else None

@@ -11,6 +11,7 @@ from engine.errors import ContextOverflow, EngineError, Overloaded, RequestError
 from engine.types import (
     CacheReport,
     CacheTier,
+    Constraint,
     FinishReason,
     GenerationRequest,
     MissReason,
@@ -105,6 +106,7 @@ class ScriptedEngine:
 
     script: Script = field(default_factory=lambda: say("Hello"))
     refusal: EngineError | None = None
+    constraint_error: str | None = None
     info: EngineInfo = INFO
     alive: bool = True
     accepting: bool = True
@@ -157,6 +159,10 @@ class ScriptedEngine:
 
     async def close(self) -> None:
         await self.drain(0.0)
+
+    async def check(self, constraint: Constraint) -> None:
+        if self.constraint_error is not None:
+            raise RequestError(self.constraint_error)
 
     def stats(self) -> EngineStats:
         return EngineStats(len(self.running), 0, 0, 0.5, len(self.running), self.info.num_blocks, len(self.kept), 5)

@@ -79,12 +79,13 @@ struct dl_draw {
     float repetition, presence, frequency;
     int64_t top_k;         // 0: all
     int64_t num_logprobs;  // of the most likely tokens, beside the drawn one's; -1: none at all
-    int64_t num_seen, num_biases, num_allowed, num_barred;
+    int64_t num_seen, num_biases, num_allowed, num_barred, num_mask_bytes;
     const int64_t *seen_ids, *seen_counts;  // distinct tokens of the sequence, and how often each was generated
     const int64_t* bias_ids;
     const float* biases;
     const int64_t* allowed_ids;  // null: all are
     const int64_t* barred_ids;
+    const uint8_t* mask;  // a bit for each token that may be drawn, the lowest first; null: all may
     int64_t* top_ids;      // [num_logprobs]
     double* top_logprobs;  // [num_logprobs]
     double logprob;

@@ -222,9 +222,19 @@ float penalise(float x, float repetition) {
     return x != x ? 0.0f : std::min(std::max(x, -FLT_MAX), FLT_MAX);
 }
 
-bool is_adjusted(const dl_draw& d) { return d.num_seen || d.num_biases || d.allowed_ids || d.num_barred; }
+bool is_adjusted(const dl_draw& d) { return d.num_seen || d.num_biases || d.allowed_ids || d.mask || d.num_barred; }
 
-// Penalties, bias and bars.
+// Only tokens whose bits are set stay. Eight at once, because most bytes have all bits alike.
+void apply_mask(const Row& r, const uint8_t* mask, int64_t num_bytes) {
+    for (int64_t i = 0; i < r.n; i += 8) {
+        const uint8_t bits = i / 8 < num_bytes ? mask[i / 8] : 0;
+        if (bits == 0xff) continue;
+        for (int64_t j = i; j < least(i + 8, r.n); j++)
+            if (!(bits >> (j - i) & 1)) r.x[j] = NEVER;
+    }
+}
+
+// Penalties, bias, mask and bars.
 void adjust(const Row& r, const dl_draw& d) {
     for (int64_t i = 0; i < d.num_seen; i++) {
         float& x = r.x[d.seen_ids[i]];
@@ -237,6 +247,7 @@ void adjust(const Row& r, const dl_draw& d) {
         for (int64_t i = 0; i < d.num_allowed; i++) r.weights[d.allowed_ids[i]] = r.x[d.allowed_ids[i]];
         std::copy(r.weights, r.weights + r.n, r.x);
     }
+    if (d.mask) apply_mask(r, d.mask, d.num_mask_bytes);
     for (int64_t i = 0; i < d.num_barred; i++) r.x[d.barred_ids[i]] = NEVER;
 }
 

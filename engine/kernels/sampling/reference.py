@@ -1,8 +1,8 @@
 """The sampler in plain torch, row by row: a token is independent of its company.
 
-The steps: bars, bias, penalties, temperature, top-k, top-p, min-p, draw; log-probabilities come from the untouched
-logits. Of equal logits the lower id is the more likely one. Weights are whole numbers, and sums of these are exact: so
-every implementation draws the same tokens, in whatever order it adds.
+The steps: penalties, bias, mask and bars, temperature, top-k, top-p, min-p, draw; log-probabilities come from the
+untouched logits. Of equal logits the lower id is the more likely one. Weights are whole numbers, and sums of these are
+exact: so every implementation draws the same tokens, in whatever order it adds.
 """
 
 import math
@@ -53,9 +53,18 @@ def _adjusted(logits: Tensor, draw: Draw) -> Tensor:
         ids = torch.tensor(params.allowed_token_ids, device=device)
         allowed[ids] = adjusted[ids]
         adjusted = allowed
+    if draw.mask is not None:
+        adjusted[~_allowed(draw.mask, len(adjusted)).to(device)] = MINUS_INFINITY
     if draw.barred_token_ids:
         adjusted[torch.tensor(draw.barred_token_ids, device=device)] = MINUS_INFINITY
     return adjusted
+
+
+def _allowed(mask: bytes, vocab: int) -> Tensor:
+    """bool [V] of a mask's bits; what it does not reach is not allowed."""
+    packed = torch.frombuffer(bytearray(mask), dtype=torch.uint8)
+    bits = ((packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1).reshape(-1)[:vocab].bool()
+    return torch.cat([bits, bits.new_zeros(vocab - len(bits))])
 
 
 def _penalise(logits: Tensor, draw: Draw) -> None:

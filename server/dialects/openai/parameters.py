@@ -17,7 +17,7 @@ class Refusal:
     neutral: tuple[Any, ...] = ()
 
 
-_CONSTRAINED = Refusal("constrained output is not supported yet")
+_GUIDED = Refusal("use structured_outputs")
 _NO_SAMPLER = "this sampling method is not supported"
 _NO_IDS = Refusal("token ids in answers are not supported", (False,))
 
@@ -29,16 +29,13 @@ REFUSED: Mapping[str, Refusal] = {
     "documents": Refusal("put documents into the messages", ([],)),
     "dry_multiplier": Refusal(_NO_SAMPLER, (0,)),
     "dynatemp_range": Refusal(_NO_SAMPLER, (0,)),
-    "ebnf": _CONSTRAINED,
     "function_call": Refusal("use tool_choice", ("none", "auto")),
     "functions": Refusal("use tools", ([],)),
-    "grammar": _CONSTRAINED,
-    "guided_choice": _CONSTRAINED,
-    "guided_grammar": _CONSTRAINED,
-    "guided_json": _CONSTRAINED,
-    "guided_regex": _CONSTRAINED,
-    "guided_whitespace_pattern": _CONSTRAINED,
-    "json_schema": _CONSTRAINED,
+    "guided_choice": _GUIDED,
+    "guided_grammar": _GUIDED,
+    "guided_json": _GUIDED,
+    "guided_regex": _GUIDED,
+    "guided_whitespace_pattern": _GUIDED,
     "kv_transfer_params": Refusal("this server does not split work with others"),
     "length_penalty": Refusal("beam search is not supported", (1, 1.0)),
     "logits_processors": Refusal("requests cannot bring code", ([],)),
@@ -49,13 +46,11 @@ REFUSED: Mapping[str, Refusal] = {
     "n_predict": Refusal("use max_tokens"),
     "prompt_embeds": Refusal("send text or token ids"),
     "prompt_logprobs": Refusal("log-probabilities of the prompt are not supported yet"),
-    "regex": _CONSTRAINED,
     "repetition_detection": Refusal("it is not supported"),
     "return_prompt_text": Refusal("it is not supported; see /tokenize", (False,)),
     "return_token_ids": _NO_IDS,
     "return_tokens_as_token_ids": _NO_IDS,
     "stop_regex": Refusal("use stop with plain strings", ([], "")),
-    "structured_outputs": _CONSTRAINED,
     "suffix": Refusal("fill-in-the-middle through suffix is not supported yet; write the model's own marks", ("",)),
     "t_max_predict_ms": Refusal("use max_tokens", (0, -1)),
     "tfs_z": Refusal(_NO_SAMPLER, (1, 1.0)),

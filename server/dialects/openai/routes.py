@@ -15,6 +15,7 @@ from engine.types import SamplingParams
 from server.access import note_error, record_of
 from server.bodies import read_json_object
 from server.cache_scope import CacheScope, cache_scope
+from server.chat.answer_form import CallPolicy
 from server.choice import OutputOptions
 from server.dialects.openai.answers import Encoder, Identity, error_event, to_json
 from server.dialects.openai.chat import ChatEncoder
@@ -35,6 +36,7 @@ from server.dialects.openai.translate import (
     parse,
     prompts_of,
     sampling_of,
+    text_form,
 )
 from server.errors import ApiError, InvalidRequest, from_engine
 from server.generation import GenerationJob
@@ -63,13 +65,24 @@ async def chat_completions(request: Request) -> Response:
     identity = _begin(request, service, body, "chatcmpl")
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequest("top_logprobs is only allowed with logprobs: true.", param="top_logprobs")
-    tools = offered_tools(body, service.warnings)
-    output = output_of(body, service.model.tokenizer, tools)
+    tools, policy = offered_tools(body)
+    form = text_form(body)
+    constraint = await service.constrainer.constraint(tools, policy, form)
+    calls_are_held = constraint is not None and (policy.is_required or form is None)
+    output = output_of(body, service.model.tokenizer, tools, calls_are_held)
     sampling = _sampling(service, body, output, body.top_logprobs if body.logprobs else None)
     scope = _cache_scope(request, service, body)
     prompt = await service.prompts.chat(conversation_of(body, tools), scope.salt)
     job = GenerationJob(
-        record_of(request).request_id, (prompt,), sampling, output, scope, body.n, body.priority, is_chat=True
+        record_of(request).request_id,
+        (prompt,),
+        sampling,
+        output,
+        scope,
+        body.n,
+        body.priority,
+        is_chat=True,
+        constraint=constraint,
     )
     return await _answer(request, job, ChatEncoder(identity, body), body.stream, "messages")
 
@@ -89,7 +102,17 @@ async def completions(request: Request) -> Response:
     if body.echo:
         echoes = [item if isinstance(item, str) else await service.prompts.decode(item) for item in given]
     scope = _cache_scope(request, service, body)
-    job = GenerationJob(record_of(request).request_id, prompts, sampling, output, scope, body.n, body.priority)
+    constraint = await service.constrainer.constraint((), CallPolicy(), text_form(body))
+    job = GenerationJob(
+        record_of(request).request_id,
+        prompts,
+        sampling,
+        output,
+        scope,
+        body.n,
+        body.priority,
+        constraint=constraint,
+    )
     return await _answer(request, job, CompletionEncoder(identity, body, echoes), body.stream, "prompt")
 
 

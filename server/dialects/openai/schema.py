@@ -49,9 +49,11 @@ class StreamOptions(_Body):
 
 
 class ResponseFormat(_Body):
-    """Free text, or a form that output must have."""
+    """Free text, or a form that output must have. OpenAI names the schema, llama.cpp writes it beside the type."""
 
-    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    type: str
+    json_schema: Any = None
+    bare_schema: Any = Field(None, alias="schema")
 
 
 class GenerationFields(_Body):
@@ -86,6 +88,11 @@ class GenerationFields(_Body):
     prompt_cache_key: str | None = Field(None, max_length=MAX_NAME)
     session_id: str | None = Field(None, max_length=MAX_NAME)
     response_format: ResponseFormat | None = None
+    structured_outputs: dict[str, Any] | None = None
+    grammar: Any = None
+    ebnf: Any = None
+    json_schema: Any = None
+    regex: Any = None
 
 
 class ToolCallFunction(_Body):

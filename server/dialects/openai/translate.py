@@ -4,12 +4,13 @@ Knows the schema and what the server works with; HTTP is the routes' business, J
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from engine.types import SamplingParams
+from server.chat.answer_form import ANY_OBJECT, CallPolicy, FormKind, TextForm
 from server.chat.conversation import Tool
 from server.chat.model_files import GenerationDefaults
 from server.chat.stops import added_token_stops
@@ -17,10 +18,10 @@ from server.chat.tokenizer import Tokenizer
 from server.choice import OutputOptions
 from server.dialects.openai.conversation import tools_of
 from server.dialects.openai.parameters import IGNORED, refusal_of
-from server.dialects.openai.schema import ChatCompletionRequest, CompletionRequest, GenerationFields
+from server.dialects.openai.schema import ChatCompletionRequest, CompletionRequest, GenerationFields, ResponseFormat
 from server.errors import InvalidRequest
 from server.service import WarnOnce
-from server.validation import first_problem
+from server.validation import first_problem, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -54,39 +55,140 @@ def check_common(body: GenerationFields) -> None:
     """Refuse what is well-formed and cannot be done."""
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options is only allowed with stream: true.", param="stream_options")
-    if body.response_format is not None and body.response_format.type != "text":
+
+
+def text_form(body: GenerationFields) -> TextForm | None:
+    """The form that the answer's text must have; None for any. Several dialects of the API say it each in its way.
+
+    Raises:
+        InvalidRequest: it is said twice, or incompletely.
+    """
+    forms = [*_response_format(body), *_structured_outputs(body), *_spelled_by_others(body)]
+    if len(forms) > 1:
         raise InvalidRequest(
-            f"response_format {body.response_format.type!r} is not supported: constrained output is not supported yet.",
-            param="response_format",
+            f"{forms[0].path} and {forms[1].path} both say what the answer must be: give one.", param=forms[1].path
+        )
+    return forms[0] if forms else None
+
+
+def _response_format(body: GenerationFields) -> Iterator[TextForm]:
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
+        return
+    if wanted.type == "json_schema":
+        yield TextForm("json_schema", _schema_of(wanted), "response_format.json_schema.schema")
+    elif wanted.type == "json_object":
+        yield TextForm(
+            "json_schema", ANY_OBJECT if wanted.bare_schema is None else wanted.bare_schema, "response_format"
+        )
+    else:
+        raise InvalidRequest(
+            "response_format.type must be 'text', 'json_object' or 'json_schema'.",
+            param="response_format.type",
             code="unsupported_parameter",
         )
 
 
-def offered_tools(body: ChatCompletionRequest, warnings: WarnOnce) -> tuple[Tool, ...]:
-    """The tools the model is told of: none when the client forbids calls.
+def _schema_of(wanted: ResponseFormat) -> Any:
+    """Where OpenAI has it, or beside the type, as llama.cpp takes it."""
+    named = wanted.json_schema
+    schema = named.get("schema") if isinstance(named, dict) else None
+    schema = wanted.bare_schema if schema is None else schema
+    if schema is None:
+        path = "response_format.json_schema.schema"
+        raise InvalidRequest(f"{path} is required.", param=path)
+    return schema
+
+
+_STRUCTURED: Mapping[str, FormKind] = {
+    "json": "json_schema",
+    "regex": "regex",
+    "choice": "choice",
+    "grammar": "grammar",
+}
+
+
+def _structured_outputs(body: GenerationFields) -> Iterator[TextForm]:
+    for name, value in (body.structured_outputs or {}).items():
+        path = f"structured_outputs.{name}"
+        if value is None or value is False:
+            continue
+        if name == "json_object":
+            yield TextForm("json_schema", ANY_OBJECT, path)
+        elif name in _STRUCTURED:
+            yield TextForm(_STRUCTURED[name], value, path)
+        else:
+            raise InvalidRequest(
+                f"{path} is not supported; there are {', '.join(_STRUCTURED)} and json_object.",
+                param=path,
+                code="unsupported_parameter",
+            )
+
+
+def _spelled_by_others(body: GenerationFields) -> Iterator[TextForm]:
+    """llama.cpp's and SGLang's members of the request itself."""
+    kinds: tuple[tuple[str, FormKind], ...] = (
+        ("grammar", "grammar"),
+        ("ebnf", "grammar"),
+        ("json_schema", "json_schema"),
+        ("regex", "regex"),
+    )
+    for name, kind in kinds:
+        value = getattr(body, name)
+        if value:
+            yield TextForm(kind, value, name)
+
+
+def offered_tools(body: ChatCompletionRequest) -> tuple[tuple[Tool, ...], CallPolicy]:
+    """The tools the model is told of, none when the client forbids calls, and whether it has to call one.
 
     Raises:
-        InvalidRequest: a choice that would need constrained output, or one that makes no sense.
+        InvalidRequest: a choice that makes no sense.
     """
     tools = tools_of(body.tools)
-    choice = body.tool_choice
+    choice, several = body.tool_choice, body.parallel_tool_calls
     if choice == "none":
-        return ()
-    if choice not in (None, "auto"):
-        raise _refused_choice(choice, bool(tools))
-    if any(tool.spec.get("strict") for tool in tools) and warnings.first("strict"):
-        logger.warning("tools with strict: true are accepted, but their schema is not enforced yet")
-    return tools
+        return (), CallPolicy()
+    if choice in (None, "auto"):
+        return tools, CallPolicy(several=several)
+    if choice == "required":
+        _expect_tools(tools)
+        return tools, CallPolicy(is_required=True, several=several)
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind == "function":
+        name = _named(choice, "tool_choice", tools)
+        return tools, CallPolicy(is_required=True, names=frozenset({name}), several=False)
+    if kind == "allowed_tools":
+        return tools, _allowed_tools(choice, tools, several)
+    raise InvalidRequest(
+        "tool_choice must be 'none', 'auto', 'required', or an object that names a function.", param="tool_choice"
+    )
 
 
-def _refused_choice(choice: Any, has_tools: bool) -> InvalidRequest:
-    if choice == "required" or (isinstance(choice, dict) and choice.get("type") in {"function", "allowed_tools"}):
-        reason = "constrained output is not supported yet" if has_tools else "the request offers no tools"
-        wanted = "'required'" if choice == "required" else "of a named tool"
-        return InvalidRequest(
-            f"tool_choice {wanted} is not supported: {reason}.", param="tool_choice", code="unsupported_parameter"
-        )
-    return InvalidRequest("tool_choice must be 'none' or 'auto'.", param="tool_choice")
+def _allowed_tools(choice: Mapping[str, Any], tools: tuple[Tool, ...], several: bool) -> CallPolicy:
+    inner = choice.get("allowed_tools", choice)
+    mode, allowed = (inner.get("mode", "auto"), inner.get("tools")) if isinstance(inner, dict) else (None, None)
+    path = "tool_choice.allowed_tools"
+    if mode not in ("auto", "required") or not isinstance(allowed, list) or not allowed:
+        raise InvalidRequest(f"{path} needs tools and the mode 'auto' or 'required'.", param=path)
+    names = frozenset(_named(tool, f"{path}.tools[{number}]", tools) for number, tool in enumerate(allowed))
+    return CallPolicy(is_required=mode == "required", names=names, several=several)
+
+
+def _expect_tools(tools: tuple[Tool, ...]) -> None:
+    if not tools:
+        raise InvalidRequest("tool_choice asks for a call, but the request offers no tools.", param="tool_choice")
+
+
+def _named(choice: object, path: str, tools: tuple[Tool, ...]) -> str:
+    """The function's name, inside the object or, as some clients write it, beside its type."""
+    _expect_tools(tools)
+    inner = choice.get("function", choice) if isinstance(choice, dict) else None
+    name = inner.get("name") if isinstance(inner, dict) else None
+    if not isinstance(name, str) or all(tool.name != name for tool in tools):
+        offered = ", ".join(tool.name for tool in tools)
+        raise InvalidRequest(f"{path} names no tool on offer; there are: {shorten(offered)}.", param=path)
+    return name
 
 
 def sampling_of(
@@ -139,7 +241,9 @@ def _ceiling(asked: int | None, most: int | None) -> int | None:
     return min(limits, default=None)
 
 
-def output_of(body: GenerationFields, tokenizer: Tokenizer, tools: tuple[Tool, ...]) -> OutputOptions:
+def output_of(
+    body: GenerationFields, tokenizer: Tokenizer, tools: tuple[Tool, ...], calls_are_held: bool = False
+) -> OutputOptions:
     """What becomes of the tokens. An empty stop string would match everywhere and is left out."""
     stops = tuple(stop for stop in body.stop if stop)
     one_call = isinstance(body, ChatCompletionRequest) and not body.parallel_tool_calls
@@ -151,6 +255,7 @@ def output_of(body: GenerationFields, tokenizer: Tokenizer, tools: tuple[Tool, .
         skip_special_tokens=body.skip_special_tokens,
         min_tokens=body.min_tokens,
         tools=tools,
+        calls_are_held=calls_are_held,
         max_tool_calls=1 if one_call else None,
     )
 

@@ -55,7 +55,7 @@ def test_the_command(
     code: int,
     says: str,
 ) -> None:
-    def load(config: EngineConfig, progress: Any) -> ScriptedEngine:
+    def load(config: EngineConfig, progress: Any, vocabulary: Any) -> ScriptedEngine:
         assert config.model == tmp_path
         return ScriptedEngine(script)
 

@@ -27,7 +27,7 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[EngineConfig]:
     """What the engine is loaded with; nothing is served."""
     seen: list[EngineConfig] = []
 
-    def load(config: EngineConfig, progress: Any) -> ScriptedEngine:
+    def load(config: EngineConfig, progress: Any, vocabulary: Any) -> ScriptedEngine:
         for done in (0, 50, 100):
             progress(done, 100)
         seen.append(config)
@@ -67,7 +67,7 @@ def test_a_port_in_use(folder: Path, configs: list[EngineConfig], capsys: pytest
 def test_a_model_that_does_not_fit(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def load(config: EngineConfig, progress: Any) -> ScriptedEngine:
+    def load(config: EngineConfig, progress: Any, vocabulary: Any) -> ScriptedEngine:
         raise LoadError("the model needs 80 GiB and 24 GiB are free: use a smaller one")
 
     monkeypatch.setattr(cli, "load_engine", load)
@@ -82,7 +82,7 @@ def test_a_broken_template(folder: Path, configs: list[EngineConfig], capsys: py
 
 
 def test_interrupted_while_loading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(config: EngineConfig, progress: Any) -> ScriptedEngine:
+    def load(config: EngineConfig, progress: Any, vocabulary: Any) -> ScriptedEngine:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "load_engine", load)

@@ -1,0 +1,89 @@
+"""What form an answer must have, as every dialect can say it, and the grammar of that form.
+
+Lives here: choices about tool calls and about text, neutral and small. It may not know any dialect, nor the engine.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from llguidance import grammar_from
+
+from server.chat.value_grammar import NoGrammar, json_grammar, literal
+
+FormKind = Literal["json_schema", "regex", "choice", "grammar"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallPolicy:
+    """Whether and what the model is to call.
+
+    Attributes:
+        is_required: the answer is a call.
+        names: of the tools that may be called; None for all on offer.
+        several: there may be more calls than one.
+    """
+
+    is_required: bool = False
+    names: frozenset[str] | None = None
+    several: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TextForm:
+    """What the answer's text has to be: JSON of a schema, a match of a regular expression, one of some texts, or a
+    sentence of a grammar (Lark, or GBNF as llama.cpp writes it). `path` is the request's parameter that says so."""
+
+    kind: FormKind
+    value: Any
+    path: str
+
+
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+
+
+def form_grammar(form: TextForm) -> str:
+    """The grammar of a text. Raises `NoGrammar` for what is none; whether it makes sense the engine says."""
+    match form.kind:
+        case "json_schema":
+            return f"start: {json_start(form)}\n"
+        case "choice":
+            return f"start: {' | '.join(literal(choice) for choice in _choices(form))}\n"
+        case "regex":
+            return grammar_from("regex", _text(form))
+        case "grammar":
+            try:
+                return grammar_from("grammar", _text(form))
+            except ValueError as error:
+                raise NoGrammar(str(error), form.path) from error
+
+
+def json_start(form: TextForm) -> str:
+    """An expression in Lark for JSON of the form's schema."""
+    schema = form.value
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise NoGrammar(f"it is no JSON: {error}", form.path) from None
+    if schema is True:
+        schema = {}
+    if not isinstance(schema, Mapping):
+        raise NoGrammar("it must be a JSON schema, an object", form.path)
+    return json_grammar(schema, schema)
+
+
+def _choices(form: TextForm) -> Sequence[str]:
+    choices = form.value
+    if not isinstance(choices, list | tuple) or not choices or not all(isinstance(c, str) and c for c in choices):
+        raise NoGrammar("it must be a list of texts, none of them empty", form.path)
+    return choices
+
+
+def _text(form: TextForm) -> str:
+    if not isinstance(form.value, str) or not form.value:
+        raise NoGrammar("it must be a text, and not empty", form.path)
+    if not form.value.isascii() and any(0xD800 <= ord(character) < 0xE000 for character in form.value):
+        raise NoGrammar("it has half a character, a lone surrogate, in it", form.path)
+    return form.value

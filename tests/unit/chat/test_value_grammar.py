@@ -1,0 +1,152 @@
+"""What texts a parameter's grammar admits, and which schemas have none."""
+
+import re
+from typing import Any
+
+import pytest
+
+from engine.constraints.constraints import Constraints
+from engine.types import Constraint
+from server.chat.call_grammar import function_of, held_calls, single_value, whole_answer
+from server.chat.conversation import Tool
+from server.chat.value_grammar import CLOSE, TEXT, NoGrammar, text_terminal
+from tests.support.grammar_walks import EOS, TOKENS, vocabulary
+
+CONSTRAINTS = Constraints(vocabulary, (EOS,))
+
+
+def tool(properties: dict[str, Any], **more: Any) -> Tool:
+    return Tool("f", {"name": "f", "parameters": {"type": "object", "properties": properties, **more}})
+
+
+def admits(grammar: str, text: str) -> bool:
+    matcher = CONSTRAINTS.compile(Constraint(grammar)).deep_copy()
+    ids = [TOKENS.index(bytes([byte]), 1) for byte in text.encode()]
+    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+
+def test_text_ends_with_the_first_line_that_closes_it() -> None:
+    definition = text_terminal().removeprefix(f"{TEXT}: /").removesuffix("/")
+    pattern = re.compile(definition.replace("\\/", "/"), re.DOTALL)
+    pieces = ["\n", "<", "</", "</parameter", ">", "parameter>", "a", "\n</parameter>", "\n\n</par"]
+    for number in range(len(pieces) ** 4):
+        text = "".join(pieces[number // len(pieces) ** i % len(pieces)] for i in range(4)) + CLOSE
+        end = text.index(CLOSE) + len(CLOSE)
+        assert (pattern.fullmatch(text) is not None) == (end == len(text)), text
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits", "does_not"),
+    [
+        ({"type": "string"}, ["", "a\nb", "</parameter>", "5", "null"], []),
+        ({}, ["", "x", "[1]", "null"], []),
+        ({"type": "string", "minLength": 2, "maxLength": 3}, ["ab", "äöü"], ["a", "abcd"]),
+        ({"type": "string", "pattern": "^a+$"}, ["a", "aaa"], ["", "ab"]),
+        ({"type": "string", "pattern": "b"}, ["b", "abc\n"], ["a"]),
+        ({"type": "string", "pattern": "^/a\\.b"}, ["/a.b", "/a.b and more"], ["a.b", "/axb"]),
+        ({"type": "integer"}, ["5", "-3"], ["5.5", "x", "", "007"]),
+        ({"type": "integer", "minimum": 1, "maximum": 12}, ["1", "12"], ["0", "13"]),
+        ({"type": "number"}, ["5", "0.25"], ["1e400", "NaN", "1" * 30]),
+        ({"type": "boolean"}, ["true", "false"], ["True", "yes"]),
+        ({"type": "null"}, ["null"], ["", "None"]),
+        ({"enum": ["a", "b c", 5, None]}, ["a", "b c", "5", "null"], ["c", '"a"', ""]),
+        ({"const": "x\ny"}, ["x\ny"], ["x"]),
+        ({"type": "string", "enum": ["a", 5]}, ["a"], ["5"]),
+        ({"type": "array", "items": {"type": "string"}}, ['["a"]', "[]", '[\n  "a"\n]'], ["a", "[1]", "['a']"]),
+        ({"type": "object"}, ["{}", '{"a": [1]}'], ["[]", "x"]),
+        ({"type": ["string", "null"]}, ["null", "text", "nullable", "null\nx"], []),
+        ({"type": ["string", "boolean"]}, ["true", "false", "truest", "False alarm"], ["True"]),
+        ({"type": ["string", "integer"], "minimum": 3}, ["3", "text", "-x"], ["2", "2.5"]),
+        (
+            {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]},
+            ["a", "[1]"],
+            ['["a"]', "(1)"],
+        ),
+        ({"oneOf": [{"type": "boolean"}, {"enum": ["auto"]}]}, ["true", "auto"], ["other"]),
+        ({"allOf": [{"type": "string"}, {"maxLength": 2}]}, ["ab"], ["abc"]),
+        ({"$ref": "#/$defs/Mode"}, ["on"], ["off", "x"]),
+        ({"$ref": "#/$defs/Mode", "description": "d"}, ["on"], ["x"]),
+        ({"type": "integer", "nullable": True}, ["null", "1"], ["x"]),
+        ({"type": "string", "format": "date"}, ["2026-01-01", "soon"], []),
+    ],
+)
+def test_values(schema: dict[str, Any], fits: list[str], does_not: list[str]) -> None:
+    definitions = {"Mode": {"enum": ["on"]}}
+    [parameter] = function_of(tool({"p": schema}, **{"$defs": definitions}), "t", is_strict=True).parameters
+    grammar = single_value(parameter)
+    assert [text for text in fits if not admits(grammar, text + CLOSE)] == []
+    assert [text for text in does_not if admits(grammar, text + CLOSE)] == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        (False, "no value"),
+        ({"enum": []}, "no value"),
+        ({"enum": ["a\n</parameter>"]}, "no value"),
+        ({"type": "string", "const": 5}, "no value"),
+        ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "type is said twice"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "less than"),
+        ({"$ref": "#/$defs/Loop"}, "refers to itself"),
+    ],
+)
+def test_schemas_without_a_grammar(schema: Any, says: str) -> None:
+    definitions = {"Loop": {"anyOf": [{"$ref": "#/$defs/Loop"}]}}
+    given = tool({"p": schema}, required=["p"], **{"$defs": definitions})
+    with pytest.raises(NoGrammar, match=says) as caught:
+        function_of(given, "tools[3].function", is_strict=True)
+    assert caught.value.path == "tools[3].function.parameters.properties.p"
+    lenient = function_of(given, "tools[3].function", is_strict=False)
+    CONSTRAINTS.compile(Constraint(held_calls([lenient])))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"minProperties": 1}, "minProperties"),
+        ({"anyOf": [{"required": ["p"]}]}, "anyOf"),
+        ({"required": ["q"], "additionalProperties": False}, "no value"),
+    ],
+)
+def test_rules_for_all_parameters_that_cannot_be_held_to(more: dict[str, Any], says: str) -> None:
+    given = tool({"p": {"type": "string"}}, **more)
+    with pytest.raises(NoGrammar, match=says):
+        function_of(given, "t", is_strict=True)
+    CONSTRAINTS.compile(Constraint(held_calls([function_of(given, "t", is_strict=False)])))
+
+
+@pytest.mark.parametrize("name", ["", " a", "a>b", "a\nb"])
+def test_names_that_the_form_cannot_carry(name: str) -> None:
+    with pytest.raises(NoGrammar, match="name"):
+        function_of(tool({name: {}}, required=[name]), "t", is_strict=True)
+
+
+A, B = "<parameter=a>\n1\n</parameter>\n", "<parameter=b>\nx\n</parameter>\n"
+
+
+@pytest.mark.parametrize("more_parameters", [0, 70])
+def test_which_parameters_come(more_parameters: int) -> None:
+    """Each once at most, the required ones certainly; in any order, unless they are very many."""
+    others = {f"p{number}": {"type": "string"} for number in range(more_parameters)}
+    given = tool({"a": {"type": "integer"}, "b": {"type": "string"}, **others}, required=["a"])
+    grammar = whole_answer([function_of(given, "t", is_strict=True)], several=True)
+
+    def call(*parameters: str) -> str:
+        return "<tool_call>\n<function=f>\n" + "".join(parameters) + "</function>\n</tool_call>"
+
+    assert admits(grammar, call(A))
+    assert admits(grammar, call(A, B))
+    assert admits(grammar, call(B, A)) == (not more_parameters)
+    assert admits(grammar, call(A) + "\n" + call(A, B))
+    assert not any(admits(grammar, call(*wrong)) for wrong in ((), (B,), (A, A), (A, B, A)))
+    assert not admits(grammar, call(A) + "\nDone")
+    assert not admits(whole_answer([function_of(given, "t", is_strict=True)], several=False), call(A) + "\n" + call(A))
+
+
+def test_tools_without_parameters() -> None:
+    anything = function_of(Tool("any", {"name": "any"}), "t", is_strict=True)
+    nothing = function_of(tool({}, additionalProperties=False), "t", is_strict=True)
+    grammar = whole_answer([anything, anything, nothing], several=False)
+    assert admits(grammar, "<tool_call>\n<function=any>\n<parameter=k>\nv\n</parameter>\n</function>\n</tool_call>")
+    assert admits(grammar, "<tool_call>\n<function=f>\n</function>\n</tool_call>")
+    assert not admits(grammar, "<tool_call>\n<function=f>\n<parameter=k>\nv\n</parameter>\n</function>\n</tool_call>")
