@@ -15,6 +15,7 @@ from engine.client import EngineClient
 from server.access import AccessLog, note_error
 from server.auth import OPEN_PATHS, ApiKeys, RequireKey
 from server.chat.answer_store import AnswerStore
+from server.chat.call_formats import call_grammar_of
 from server.chat.history import History
 from server.constraining import Constrainer
 from server.dialects.openai.routes import openai_router
@@ -54,7 +55,9 @@ def create_app(engine: EngineClient, settings: Settings, model: ServedModel, key
             engine, model.tokenizer, metrics, settings.max_output_tokens, settings.request_timeout, history
         ),
         history=known,
-        constrainer=Constrainer(engine, settings.tool_strict == "on", settings.tool_syntax_greedy),
+        constrainer=Constrainer(
+            engine, call_grammar_of(model.call_format), settings.tool_strict == "on", settings.tool_syntax_greedy
+        ),
     )
     app.include_router(openai_router())
     app.include_router(operations_router())

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from engine.types import CacheReport, FinishReason, TokenLogprobs, TokenOutput
+from server.chat.call_formats import CallFormat, call_parser
 from server.chat.call_pieces import CallArguments, CallCut, CallEnded, CallStarted, Markup, Piece, TextPiece
 from server.chat.conversation import Tool
 from server.chat.detokenizer import Detokenizer
@@ -25,7 +26,6 @@ from server.chat.events import (
 )
 from server.chat.stops import StopStrings
 from server.chat.tokenizer import Tokenizer
-from server.chat.tool_calls import ToolCallParser
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class OutputOptions:
         include_stop: the string or token that ended the choice is part of its text.
         min_tokens: stop strings are not looked for in the first so many tokens.
         tools: the tools on offer; without any, tool calls are not looked for and stay text.
+        call_format: how the model writes calls.
         calls_are_held: calls of these tools are held to their grammar while they are drawn.
         max_tool_calls: end the choice after so many calls.
     """
@@ -49,6 +50,7 @@ class OutputOptions:
     skip_special_tokens: bool = True
     min_tokens: int = 0
     tools: tuple[Tool, ...] = ()
+    call_format: CallFormat = CallFormat.XML
     calls_are_held: bool = False
     max_tool_calls: int | None = None
 
@@ -76,7 +78,9 @@ class ChoiceWriter:
         self._options = options
         self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=options.skip_special_tokens)
         self._stops = StopStrings(options.stops, include_stop=options.include_stop)
-        self._parser = ToolCallParser(options.tools, options.calls_are_held) if options.tools else None
+        self._parser = None
+        if options.tools:
+            self._parser = call_parser(options.call_format, options.tools, options.calls_are_held)
         self._waiting: deque[_Token] = deque()  # their text is not out yet
         self._num_decoded = 0
         self._num_released = 0

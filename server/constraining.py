@@ -12,18 +12,10 @@ from engine.client import EngineClient
 from engine.errors import RequestError
 from engine.types import Constraint
 from server.chat.answer_form import CallPolicy, TextForm, form_grammar
-from server.chat.call_grammar import (
-    OPENING,
-    VALUES,
-    Function,
-    Parameter,
-    function_of,
-    held_calls,
-    single_value,
-    whole_answer,
-)
+from server.chat.call_formats import CallGrammar
+from server.chat.call_grammar import Function, Parameter, single_value
 from server.chat.conversation import Tool
-from server.chat.value_grammar import FREE_TEXT, NoGrammar
+from server.chat.value_grammar import NoGrammar
 from server.errors import InvalidRequest
 
 MOST_TOLD = 100
@@ -34,12 +26,15 @@ logger = logging.getLogger(__name__)
 class Constrainer:
     """Makes constraints for one engine."""
 
-    def __init__(self, engine: EngineClient, holds_calls: bool, is_syntax_greedy: bool = False) -> None:
+    def __init__(
+        self, engine: EngineClient, grammar: CallGrammar, holds_calls: bool, is_syntax_greedy: bool = False
+    ) -> None:
         """With `holds_calls` the calls that a model makes of its own accord are held to their schemas as well. With
         `is_syntax_greedy` all of a call but its values is drawn greedily: weights of few bits slip there."""
         self._engine = engine
         self._holds_calls = holds_calls
-        self._values = VALUES if is_syntax_greedy else None
+        self._grammar = grammar
+        self._values = grammar.values if is_syntax_greedy else None
         self._told: set[str] = set()
 
     async def constraint(self, tools: Sequence[Tool], policy: CallPolicy, form: TextForm | None) -> Constraint | None:
@@ -61,11 +56,11 @@ class Constrainer:
 
     async def _calls(self, tools: Sequence[Tool], policy: CallPolicy) -> Constraint:
         functions = [
-            function_of(tool, f"tools[{number}].function", is_strict=True)
+            self._grammar.function_of(tool, f"tools[{number}].function", True)
             for number, tool in enumerate(tools)
             if policy.names is None or tool.name in policy.names
         ]
-        constraint = Constraint(whole_answer(functions, policy.several), None, self._values)
+        constraint = Constraint(self._grammar.whole_answer(functions, policy.several), None, self._values)
         try:
             await self._engine.check(constraint)
         except RequestError as error:
@@ -78,15 +73,15 @@ class Constrainer:
         for number, tool in enumerate(tools):
             if policy.names is not None and tool.name not in policy.names:
                 continue
-            functions.append(function_of(tool, f"tools[{number}].function", _is_strict(tool)))
+            functions.append(self._grammar.function_of(tool, f"tools[{number}].function", _is_strict(tool)))
             if _is_strict(tool):
                 strict.add(tool.name)
-        constraint = Constraint(held_calls(functions), OPENING, self._values)
+        constraint = Constraint(self._grammar.held_calls(functions), self._grammar.opening, self._values)
         try:
             await self._engine.check(constraint)
         except RequestError:
             freed = [await self._freed(function, function.name in strict) for function in functions]
-            constraint = Constraint(held_calls(freed), OPENING, self._values)
+            constraint = Constraint(self._grammar.held_calls(freed), self._grammar.opening, self._values)
             try:
                 await self._engine.check(constraint)
             except RequestError as error:
@@ -105,7 +100,7 @@ class Constrainer:
                 raise NoGrammar(problem, parameter.path)
             if problem:
                 self._tell_once(parameter.path, problem)
-            parameters.append(replace(parameter, grammar=FREE_TEXT) if problem else parameter)
+            parameters.append(replace(parameter, grammar=self._grammar.free) if problem else parameter)
         return replace(function, parameters=tuple(parameters))
 
     def _tell_once(self, path: str, problem: str) -> None:
@@ -122,7 +117,7 @@ class Constrainer:
         return _refusal(NoGrammar(error.message, "tools"))
 
     async def _problem(self, parameter: Parameter) -> str | None:
-        if parameter.grammar == FREE_TEXT:
+        if parameter.grammar == self._grammar.free:
             return None
         try:
             await self._engine.check(Constraint(single_value(parameter)))

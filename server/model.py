@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import is_gguf
+from server.chat.call_formats import CallFormat, call_format
 from server.chat.gguf_files import read_gguf_files
 from server.chat.model_files import GenerationDefaults, ModelFiles, read_model_files
 from server.chat.template import ChatTemplate
@@ -23,11 +24,15 @@ _GGUF_ENDING = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$")
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model under its names; the first is the default. `created` is when this server loaded it, in Unix seconds."""
+    """A model under its names; the first is the default.
+
+    `call_format` is how it writes tool calls, `created` is when this server loaded it, in Unix seconds.
+    """
 
     names: tuple[str, ...]
     tokenizer: Tokenizer
     template: ChatTemplate | None
+    call_format: CallFormat
     defaults: GenerationDefaults
     created: int
 
@@ -67,6 +72,7 @@ def served_model(files: ModelFiles, names: tuple[str, ...]) -> ServedModel:
         names=names,
         tokenizer=Tokenizer(files.tokenizer),
         template=template,
+        call_format=call_format(files.chat_template),
         defaults=files.generation_defaults,
         created=int(time.time()),
     )

@@ -167,7 +167,7 @@ class CallParser(ABC):
     def _read_call_close(self) -> bool:
         """After a call: `</tool_call>` if it is there, or what came of it, and then text again."""
         tail = self._tail
-        at = tail.skip_space(tail.at)
+        at = self._closing_tag_from(tail.at)
         closed = tail.has(CALL_CLOSE, at)
         if closed is None:
             return False
@@ -177,3 +177,7 @@ class CallParser(ABC):
             self._pieces.append(Markup(*self._span()))
         self._state = self._read_text
         return True
+
+    def _closing_tag_from(self, at: int) -> int:
+        """The first place from `at` on where the closing tag could be."""
+        return self._tail.skip_space(at)

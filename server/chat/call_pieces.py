@@ -40,7 +40,10 @@ class CallStarted:
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """A fragment of a call's arguments; the fragments of one call joined are one JSON object."""
+    """A fragment of a call's arguments; the fragments of one call joined are one JSON object.
+
+    A model that writes JSON itself can break it beyond mending: then they are what it wrote, which no client can read.
+    """
 
     index: int
     fragment: str

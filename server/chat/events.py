@@ -42,7 +42,10 @@ class ToolCallStarted:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallArguments:
-    """A fragment of a call's arguments; the fragments of one call joined are one JSON object."""
+    """A fragment of a call's arguments; the fragments of one call joined are one JSON object.
+
+    Where the model writes JSON itself and breaks it beyond mending, they are what it wrote.
+    """
 
     choice: int
     index: int

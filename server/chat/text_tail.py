@@ -57,9 +57,9 @@ class Tail:
         """Whether `literal` stands at `at`; None while the text ends inside it."""
         if self.text.startswith(literal, at):
             return True
-        rest = self.text[at : at + len(literal)]
-        undecided = not self.ended and literal.startswith(rest)
-        return None if undecided else False
+        if self.ended or len(self.text) - at >= len(literal):
+            return False
+        return None if literal.startswith(self.text[at:]) else False
 
     def has_any(self, literals: Iterable[str], at: int) -> bool | None:
         """Whether one of `literals` stands at `at`; None while one still could."""

@@ -69,7 +69,7 @@ async def chat_completions(request: Request) -> Response:
     form = text_form(body)
     constraint = await service.constrainer.constraint(tools, policy, form)
     calls_are_held = constraint is not None and (policy.is_required or form is None)
-    output = output_of(body, service.model.tokenizer, tools, calls_are_held)
+    output = output_of(body, service.model, tools, calls_are_held)
     sampling = _sampling(service, body, output, body.top_logprobs if body.logprobs else None)
     scope = _cache_scope(request, service, body)
     prompt = await service.prompts.chat(conversation_of(body, tools), scope.salt)
@@ -94,7 +94,7 @@ async def completions(request: Request) -> Response:
     identity = _begin(request, service, body, "cmpl")
     if body.echo and body.logprobs is not None:
         raise InvalidRequest("echo is not supported together with logprobs yet.", param="echo")
-    output = output_of(body, service.model.tokenizer, ())
+    output = output_of(body, service.model, ())
     sampling = _sampling(service, body, output, body.logprobs)
     given = prompts_of(body)
     prompts = await service.prompts.raw(given)

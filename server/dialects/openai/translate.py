@@ -14,12 +14,12 @@ from server.chat.answer_form import ANY_OBJECT, CallPolicy, FormKind, TextForm
 from server.chat.conversation import Tool
 from server.chat.model_files import GenerationDefaults
 from server.chat.stops import added_token_stops
-from server.chat.tokenizer import Tokenizer
 from server.choice import OutputOptions
 from server.dialects.openai.conversation import tools_of
 from server.dialects.openai.parameters import IGNORED, refusal_of
 from server.dialects.openai.schema import ChatCompletionRequest, CompletionRequest, GenerationFields, ResponseFormat
 from server.errors import InvalidRequest
+from server.model import ServedModel
 from server.service import WarnOnce
 from server.validation import first_problem, shorten
 
@@ -242,19 +242,20 @@ def _ceiling(asked: int | None, most: int | None) -> int | None:
 
 
 def output_of(
-    body: GenerationFields, tokenizer: Tokenizer, tools: tuple[Tool, ...], calls_are_held: bool = False
+    body: GenerationFields, model: ServedModel, tools: tuple[Tool, ...], calls_are_held: bool = False
 ) -> OutputOptions:
     """What becomes of the tokens. An empty stop string would match everywhere and is left out."""
     stops = tuple(stop for stop in body.stop if stop)
     one_call = isinstance(body, ChatCompletionRequest) and not body.parallel_tool_calls
     return OutputOptions(
         stops=stops,
-        stop_tokens=added_token_stops(stops, tokenizer),
+        stop_tokens=added_token_stops(stops, model.tokenizer),
         stop_token_ids=body.stop_token_ids,
         include_stop=body.include_stop_str_in_output,
         skip_special_tokens=body.skip_special_tokens,
         min_tokens=body.min_tokens,
         tools=tools,
+        call_format=model.call_format,
         calls_are_held=calls_are_held,
         max_tool_calls=1 if one_call else None,
     )

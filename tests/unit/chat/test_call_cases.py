@@ -165,11 +165,10 @@ LAST_VALUES = (
 
 def values() -> Iterator[Case]:
     for value in VALUES:
-        text = call("edit", ("path", "p"), ("text", value))
-        yield Case(f"value last: {value[:40]!r}", text, [("edit", {"path": "p", "text": value})])
-        if len(value) < 60:
+        yield Case(f"value alone: {value[:40]!r}", call("edit", ("text", value)), [("edit", {"text": value})])
+        if len(value) < 40:
             text = call("edit", ("text", value), ("line", "1"))
-            yield Case(f"value first: {value[:40]!r}", text, [("edit", {"text": value, "line": 1})])
+            yield Case(f"value first: {value!r}", text, [("edit", {"text": value, "line": 1})])
     for value in LAST_VALUES:
         text = call("edit", ("path", "p"), ("text", value))
         yield Case(f"value only last: {value[:50]!r}", text, [("edit", {"path": "p", "text": value})])
@@ -229,10 +228,6 @@ def missing_closers() -> Iterator[Case]:
     heads = {
         "no parameter": ("<tool_call>\n<function=now>\n", ("now", {})),
         "one": ("<tool_call>\n<function=edit>\n<parameter=path>\np\n", ("edit", {"path": "p"})),
-        "two": (
-            f"<tool_call>\n<function=edit>\n{parameter('line', '1')}\n<parameter=text>\na\nb\n",
-            ("edit", {"line": 1, "text": "a\nb"}),
-        ),
         "two, first not closed": (
             "<tool_call>\n<function=edit>\n<parameter=line>\n1\n<parameter=text>\na\nb\n",
             ("edit", {"line": 1, "text": "a\nb"}),
@@ -429,9 +424,9 @@ def odd_calls() -> Iterator[Case]:
 
 def cut_off() -> Iterator[Case]:
     """At every character: a call has ended when its `</function>` is there, and not before."""
-    made = call("edit", ("path", "a b"), ("line", "1"))
+    made = call("edit", ("path", "a b"), between="")
     head, closed = made.index("edit>") + len("edit>"), made.index("</function>") + len("</function>")
-    whole: Call = ("edit", {"path": "a b", "line": 1})
+    whole: Call = ("edit", {"path": "a b"})
     for length in range(1, len(made) + 1):
         name, text = f"cut off after {length}", made[:length]
         if length < head:

@@ -7,6 +7,7 @@ import pytest
 
 from engine.constraints.constraints import Constraints
 from engine.types import Constraint
+from server.chat.call_formats import CallFormat, call_grammar_of
 from server.chat.call_grammar import function_of, held_calls, single_value, whole_answer
 from server.chat.conversation import Tool
 from server.chat.value_grammar import CLOSE, TEXT, NoGrammar, text_terminal
@@ -150,3 +151,41 @@ def test_tools_without_parameters() -> None:
     assert admits(grammar, "<tool_call>\n<function=any>\n<parameter=k>\nv\n</parameter>\n</function>\n</tool_call>")
     assert admits(grammar, "<tool_call>\n<function=f>\n</function>\n</tool_call>")
     assert not admits(grammar, "<tool_call>\n<function=f>\n<parameter=k>\nv\n</parameter>\n</function>\n</tool_call>")
+
+
+def _allowed_after(constraint: Constraint, *pieces: str) -> set[bytes] | None:
+    """What may come after these, of which those that are tokens come as such."""
+    ids: list[int] = []
+    for piece in pieces:
+        raw = piece.encode()
+        ids += [TOKENS.index(raw)] if raw in TOKENS else [TOKENS.index(bytes([byte]), 1) for byte in raw]
+    CONSTRAINTS.open(1, constraint)
+    CONSTRAINTS.begin_mask(1, ids, 0)
+    mask = CONSTRAINTS.mask(1)
+    return None if mask is None else {TOKENS[i] for i in range(len(TOKENS)) if mask.bits[i // 8] >> i % 8 & 1}
+
+
+def test_a_call_of_its_own_accord_is_held_from_its_function_on() -> None:
+    grammar = call_grammar_of(CallFormat.XML)
+    function = grammar.function_of(tool({"n": {"type": "integer"}}, required=["n"]), "t", False)
+    constraint = Constraint(grammar.held_calls([function]), grammar.opening)
+    assert _allowed_after(constraint, "<tool_call>", "\n") is None
+    assert _allowed_after(constraint, "<tool_call>", "\n<function") == {b"="}
+    assert _allowed_after(constraint, "Well:\n<function") is None  # code may begin like this
+    assert _allowed_after(constraint, "Well:\n", "<function=") == {b"f"}
+    assert _allowed_after(constraint, "see ", "<function=") is None
+    call = ("<tool_call>", "\n", "<function=", "f>", "\n<parameter=", "n>\n5", "\n</parameter>", "\n", "</function>")
+    assert _allowed_after(constraint, *call) == {b"\n", TOKENS[EOS]}
+    assert _allowed_after(constraint, *call, "\n", "</tool_call>") is None
+
+
+def test_a_json_call_of_its_own_accord_is_held_from_its_object_on() -> None:
+    grammar = call_grammar_of(CallFormat.HERMES)
+    function = grammar.function_of(tool({"n": {"type": "integer"}}, required=["n"]), "t", False)
+    constraint = Constraint(grammar.held_calls([function]), grammar.opening)
+    assert _allowed_after(constraint, "<tool_call>", "\n") is None
+    assert _allowed_after(constraint, "<tool_call>", "\n{") == {b'"'}
+    assert _allowed_after(constraint, "<tool_call>", "\n", '{"') == {b"n"}
+    assert _allowed_after(constraint, 'So {"name') is None
+    call = ("<tool_call>", "\n", '{"', 'name": "f", "arguments": {"n": 5}}', "\n", "</tool_call>")
+    assert _allowed_after(constraint, *call) is None

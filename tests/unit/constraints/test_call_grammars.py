@@ -8,10 +8,10 @@ from jsonschema import Draft202012Validator
 
 from engine.constraints.constraints import Constraints
 from engine.types import Constraint
+from server.chat.call_formats import CallFormat, call_grammar_of, call_parser
 from server.chat.call_grammar import function_of, whole_answer
 from server.chat.call_pieces import CallArguments, CallEnded, CallStarted, TextPiece
 from server.chat.conversation import Tool
-from server.chat.tool_calls import ToolCallParser
 from tests.support.grammar_walks import EOS, vocabulary, walk
 from tests.support.tool_schemas import tool
 
@@ -23,9 +23,9 @@ def constraints() -> Constraints:
     return Constraints(vocabulary, (EOS,))
 
 
-def calls_of(answer: str, tools: tuple[Tool, ...]) -> list[tuple[str, object]]:
+def calls_of(answer: str, tools: tuple[Tool, ...], form: CallFormat) -> list[tuple[str, object]]:
     """Names and arguments. All of the answer is calls, and all of them are complete."""
-    parser = ToolCallParser(tools, are_held=True)
+    parser = call_parser(form, tools, are_held=True)
     pieces = [*parser.feed(answer), *parser.finish()]
     assert not any(isinstance(piece, TextPiece) for piece in pieces)
     names = [piece.name for piece in pieces if isinstance(piece, CallStarted)]
@@ -37,9 +37,9 @@ def calls_of(answer: str, tools: tuple[Tool, ...]) -> list[tuple[str, object]]:
     return [(name, json.loads(text)) for name, text in zip(names, texts, strict=True)]
 
 
-def check(answer: str, tools: tuple[Tool, ...]) -> None:
+def check(answer: str, tools: tuple[Tool, ...], form: CallFormat = CallFormat.XML) -> None:
     by_name = {tool.name: tool for tool in tools}
-    calls = calls_of(answer, tools)
+    calls = calls_of(answer, tools, form)
     assert calls
     for name, arguments in calls:
         problems = [error.message for error in Draft202012Validator(by_name[name].parameters).iter_errors(arguments)]
@@ -52,14 +52,14 @@ def test_every_call_validates(group: int, constraints: Constraints) -> None:
     for seed in range(group * NUM_SCHEMAS // NUM_GROUPS, (group + 1) * NUM_SCHEMAS // NUM_GROUPS):
         rng = Random(seed)
         tools = (tool(rng),)
-        constraint = Constraint(
-            whole_answer([function_of(tools[0], "tools[0]", is_strict=True)], several=seed % 2 == 0)
-        )
+        form = CallFormat.HERMES if seed % 5 == 0 else CallFormat.XML
+        grammar = call_grammar_of(form)
+        constraint = Constraint(grammar.whole_answer([grammar.function_of(tools[0], "tools[0]", True)], seed % 2 == 0))
         for _ in range(WALKS):
             answer = walk(constraints, constraint, rng)
             if answer is not None:
                 num_ended += 1
-                check(answer, tools)
+                check(answer, tools, form)
     assert num_ended > NUM_SCHEMAS // NUM_GROUPS // 2
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.types import CacheReport, FinishReason, MissReason, TokenLogprobs, TokenOutput
+from server.chat.call_formats import CallFormat
 from server.chat.conversation import Tool
 from server.chat.events import (
     ChoiceFinished,
@@ -170,3 +171,22 @@ def test_tokens_between_text_and_calls_are_told_apart_in_any_portions(after: str
         found = summary(run(ids, range(size, len(ids), size), OutputOptions(tools=TOOLS), finish))
         assert b"".join(found["tokens"]).decode() == found["text"]
         assert found["text"].strip() == f"Hi <tool_call> there{after}".strip()
+
+
+def test_the_form_of_calls_is_the_models() -> None:
+    text = 'Hi\n<tool_call>\n{"name": "weather", "arguments": {"city": "Ålesund"}}\n</tool_call>'
+    ids = [*TOKENIZER.encode(text, parse_special=True), EOS]
+    found = summary(run(ids, range(len(ids)), OutputOptions(tools=TOOLS, call_format=CallFormat.HERMES)))
+    assert found["text"] == b"".join(found["tokens"]).decode() == "Hi"
+    assert found["calls"] == [(0, "weather")]
+    assert found["arguments"] == {0: '{"city": "Ålesund"}'}
+    assert found["end"][0].finished_as == "tool_calls"
+    assert summary(run(ids, [], OutputOptions(tools=TOOLS)))["text"] == text
+
+
+@pytest.mark.parametrize("kept", [70, 90])
+def test_a_json_call_that_is_cut_off_is_not_finished_as_one(kept: int) -> None:
+    text = '<tool_call>\n{"name": "weather", "arguments": {"city": "Å", "country": "Norway"}}\n</tool_call>'
+    ids = TOKENIZER.encode(text, parse_special=True)[:kept]
+    options = OutputOptions(tools=TOOLS, call_format=CallFormat.HERMES)
+    assert summary(run(ids, [], options, FinishReason.LENGTH))["end"][0].finished_as == "length"
