@@ -23,7 +23,7 @@ from engine.filing import StateFiles
 from engine.mover import Mover
 from engine.plan import Executor, StepPlan, StepResult
 from engine.scheduler.sequence import Sequence
-from engine.types import CacheTier, Constraint, FinishReason, GenerationRequest, TokenOutput
+from engine.types import CacheTier, Constraint, ErrorReason, FinishReason, GenerationRequest, TokenOutput
 
 logger = logging.getLogger(__name__)
 
@@ -189,9 +189,10 @@ class AsyncEngine:
 
     def _fail_everything(self) -> None:
         self._tell()
+        output = TokenOutput((), finish_reason=FinishReason.ERROR, error=self._failure, error_reason=ErrorReason.ENGINE)
         for sequences in list(self._sequences.values()):
             for sequence in list(sequences):
-                self._emit(sequence, TokenOutput((), finish_reason=FinishReason.ERROR, error=self._failure))
+                self._emit(sequence, output)
 
     # --- EngineClient ---------------------------------------------------------------------------------------------
 

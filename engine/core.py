@@ -148,6 +148,7 @@ def _output(update: SequenceUpdate) -> TokenOutput:
         logprobs=update.logprobs,
         finish_reason=sequence.finish_reason,
         error=sequence.error,
+        error_reason=sequence.error_reason,
         cache=sequence.cache_report,
         num_preemptions=sequence.num_preemptions,
         times=sequence.times,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from engine.types import SamplingParams, TokenLogprobs
+from engine.types import ErrorReason, SamplingParams, TokenLogprobs
 
 
 class StateAction(StrEnum):
@@ -98,12 +98,13 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class SequenceResult:
-    """What was drawn for one sampled sequence; `error` instead of a token when its logits were unusable."""
+    """What was drawn for one sampled sequence; `error` and its kind instead of a token when there is none to be had."""
 
     seq_id: int
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
+    error_reason: ErrorReason | None = None
 
 
 @dataclass(frozen=True, slots=True)

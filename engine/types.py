@@ -11,6 +11,7 @@ from enum import StrEnum
 from engine.errors import RequestError
 
 MAX_LOGIT_BIAS = 100.0
+MAX_PATTERN_SIZE = 1024
 
 
 class FinishReason(StrEnum):
@@ -20,6 +21,49 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # max_tokens, or the end of the context
     ABORT = "abort"  # the client went away, a time limit, or an operator
     ERROR = "error"  # this sequence failed; `TokenOutput.error` says how
+    REPETITION = "repetition"  # it repeated itself, see `RepetitionDetection`
+
+
+class ErrorReason(StrEnum):
+    """What kind of failure ended a sequence, for those who count them."""
+
+    NOT_FINITE = "nonfinite_logits"
+    ALL_BARRED = "no_token_allowed"
+    CONSTRAINT = "constraint"
+    STEP = "step_failed"
+    ENGINE = "engine_stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class RepetitionDetection:
+    """When an answer has repeated itself enough: its last tokens are one pattern, over and over.
+
+    Attributes:
+        max_pattern_size, min_pattern_size: how many tokens the pattern may have.
+        min_count: how often it stands there, without a gap.
+        min_repeated_tokens: how many tokens that are together, so that short patterns take more repetitions.
+    """
+
+    max_pattern_size: int
+    min_pattern_size: int = 1
+    min_count: int = 2
+    min_repeated_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise `RequestError` naming the member that is out of range."""
+        self._check("max_pattern_size", self.max_pattern_size, 1, MAX_PATTERN_SIZE)
+        self._check("min_pattern_size", self.min_pattern_size, 1, self.max_pattern_size)
+        self._check("min_count", self.min_count, 2, math.inf)
+        self._check("min_repeated_tokens", self.min_repeated_tokens, 0, math.inf)
+
+    def _check(self, name: str, value: int, low: int, high: float) -> None:
+        if not low <= value <= high:
+            allowed = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            raise _out_of_range(f"repetition_detection.{name}", value, allowed)
+
+    def num_tokens(self, pattern_size: int) -> int:
+        """How many tokens a pattern of this size has to fill, over and over."""
+        return max(self.min_count * pattern_size, self.min_repeated_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +84,7 @@ class SamplingParams:
         min_tokens: end and stop tokens are barred until this many tokens were generated.
         ignore_eos: the model's own end tokens do not end the sequence.
         allowed_token_ids: when given, every other token is barred.
+        repetition_detection: when to end an answer that repeats itself, but not before `min_tokens`; None for never.
     """
 
     max_tokens: int | None = None
@@ -57,6 +102,7 @@ class SamplingParams:
     min_tokens: int = 0
     ignore_eos: bool = False
     allowed_token_ids: tuple[int, ...] | None = None
+    repetition_detection: RepetitionDetection | None = None
 
     def __post_init__(self) -> None:
         """Raise `RequestError` naming the parameter that is out of range."""
@@ -215,6 +261,7 @@ class TokenOutput:
         token_ids: the new tokens, in order; empty when the sequence ends without one (abort, error).
         logprobs: one entry a token when asked for, else empty.
         error: a sentence for the client when finish_reason is ERROR.
+        error_reason: what kind of failure that was, if it is one that is told apart.
         cache: what of the prompt was at hand; None while the sequence waits.
     """
 
@@ -222,6 +269,7 @@ class TokenOutput:
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     error: str | None = None
+    error_reason: ErrorReason | None = None
     cache: CacheReport | None = None
     num_preemptions: int = 0
     times: RequestTimes | None = None

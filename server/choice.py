@@ -102,6 +102,8 @@ class ChoiceWriter:
                 self._end_token(output.token_ids[-1], output.logprobs[-1] if output.logprobs else None)
             case FinishReason.LENGTH:
                 self._finish("length")
+            case FinishReason.REPETITION:
+                self._finish("repetition")
             case FinishReason.ABORT:
                 self._finish("abort")
             case FinishReason.ERROR:

@@ -18,6 +18,7 @@ from engine.errors import Overloaded, RequestError
 from engine.types import (
     CacheReport,
     Constraint,
+    ErrorReason,
     FinishReason,
     GenerationRequest,
     MissReason,
@@ -155,11 +156,13 @@ class _Sequence:
         self.times: RequestTimes | None = None
         self.num_preemptions = 0
         self.failed = False
+        self.error_reason: ErrorReason | None = None
         self.settled = False
 
     def saw(self, output: TokenOutput) -> float | None:
         """Note an output; the seconds since the one before it, when both brought tokens."""
         self.times = output.times or self.times
+        self.error_reason = output.error_reason
         self.num_preemptions = max(self.num_preemptions, output.num_preemptions)
         if not output.token_ids:
             return None
@@ -173,7 +176,7 @@ class _Sequence:
             return
         num_ids = len(output.token_ids) - (output.finish_reason is FinishReason.STOP)
         self._answer.add(output.token_ids[:num_ids], events)
-        if self.writer.finished_as in ("stop", "length", "tool_calls") and not self.writer.is_cut:
+        if self.writer.finished_as in ("stop", "length", "tool_calls", "repetition") and not self.writer.is_cut:
             self._history.remember(self.request.cache_salt, self.request.prompt_ids, self._answer)
 
     async def close(self) -> None:
@@ -279,6 +282,7 @@ class Generation:
         self._metrics.sequence_finished(
             SequenceRecord(
                 finished_reason="error" if sequence.failed else writer.finished_as or "abort",
+                error_reason=sequence.error_reason,
                 num_prompt_tokens=len(sequence.request.prompt_ids),
                 cache=writer.cache,
                 num_generated_tokens=writer.num_generated_tokens,

@@ -11,7 +11,7 @@ from itertools import product
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from engine.client import EngineClient, LowerTierStats, StepStats
-from engine.types import CacheReport, CacheTier, MissReason
+from engine.types import CacheReport, CacheTier, ErrorReason, MissReason
 
 TTFT_BUCKETS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
@@ -27,7 +27,8 @@ LATENCY_BUCKETS = (
 )
 STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 STEP_TOKEN_BUCKETS = (1, *(2**power for power in range(3, 15)))
-FINISHED_REASONS = ("stop", "length", "abort", "error")
+FINISHED_REASONS = ("stop", "length", "abort", "error", "repetition")
+OTHER_ERROR = "other"
 NO_TIER = "none"
 REJECTED_REASONS = ("max_num_queued_reqs", "max_num_queued_tokens")
 _LABELS = ("model_name", "engine")
@@ -41,9 +42,13 @@ def token_buckets(limit: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SequenceRecord:
-    """One sequence at its end. Moments are `time.monotonic()` seconds; None for what it never came to."""
+    """One sequence at its end. Moments are `time.monotonic()` seconds; None for what it never came to.
+
+    `error_reason` is the engine's, of one that ended as "error"; None when the fault was found outside the engine.
+    """
 
     finished_reason: str
+    error_reason: ErrorReason | None
     num_prompt_tokens: int
     cache: CacheReport | None
     num_generated_tokens: int
@@ -94,6 +99,8 @@ class Metrics:
         """Count a sequence that ended, however it ended."""
         reason = "stop" if record.finished_reason == "tool_calls" else record.finished_reason
         self._success.labels(**self._labels, finished_reason=reason).inc()
+        if reason == "error":
+            self._errors.labels(**self._labels, reason=record.error_reason or OTHER_ERROR).inc()
         self._prompt_length.observe(record.num_prompt_tokens)
         self._generation_length.observe(record.num_generated_tokens)
         self._preempted.observe(record.num_preemptions)
@@ -208,6 +215,14 @@ class Metrics:
         )
         for reason in FINISHED_REASONS:
             self._success.labels(**self._labels, finished_reason=reason)
+        self._errors = Counter(
+            "deltaloop:errors",
+            "Sequences that ended with an error, by why.",
+            (*_LABELS, "reason"),
+            registry=self.registry,
+        )
+        for error in (*ErrorReason, OTHER_ERROR):
+            self._errors.labels(**self._labels, reason=error)
         self._rejections = Counter(
             "vllm:admission_rejections", "Requests turned away.", ("model_name", "reason"), registry=self.registry
         )

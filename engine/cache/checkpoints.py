@@ -47,6 +47,10 @@ class KnownPrefix:
             known.last_used = now
             known = known.parent
 
+    def is_prefix_of(self, lineage: Lineage) -> bool:
+        """Whether these tokens begin with all that it has read."""
+        return self.position <= lineage.num_common_tokens(self.lineage)
+
     def value(self, now: float) -> float:
         """Tokens that somebody may be saved: those it has beyond the one before it, if they come back."""
         if self._is_end:

@@ -240,10 +240,17 @@ class LowerTier:
 
     def forget(self, salted: Callable[[str], bool]) -> int:
         """Drop all states with such salts; how many that were."""
-        chosen = [f for f in self._filed if salted(f.lineage.salt)]
+        return self._forget(lambda known: salted(known.lineage.salt))
+
+    def forget_prefixes(self, lineage: Lineage) -> int:
+        """Drop all states that a sequence of these tokens could start from."""
+        return self._forget(lambda known: known.is_prefix_of(lineage))
+
+    def _forget(self, is_meant: Callable[[FiledCheckpoint], bool]) -> int:
+        chosen = [f for f in self._filed if is_meant(f)]
         for filed in chosen:
             self._remove(filed)
-        if self._save is not None and salted(self._save.filed.lineage.salt):
+        if self._save is not None and is_meant(self._save.filed):
             self._save.is_wanted = False
         return len(chosen)
 

@@ -213,11 +213,18 @@ class CacheManager:
 
     def forget(self, salted: Callable[[str], bool]) -> int:
         """Drop all checkpoints with such salts, but those in use; how many that were."""
-        unused = [c for c in self._checkpoints if not c.num_pins and salted(c.lineage.salt)]
+        return self._forget(lambda known: salted(known.lineage.salt))
+
+    def forget_prefixes(self, lineage: Lineage) -> int:
+        """Drop all checkpoints that a sequence of these tokens could start from, but those in use."""
+        return self._forget(lambda known: known.is_prefix_of(lineage))
+
+    def _forget(self, is_meant: Callable[[Checkpoint], bool]) -> int:
+        unused = [c for c in self._checkpoints if not c.num_pins and is_meant(c)]
         for checkpoint in unused:
             self._remove(checkpoint)
         for arrival in self._arriving:
-            arrival.is_wanted = arrival.is_wanted and not salted(arrival.checkpoint.lineage.salt)
+            arrival.is_wanted = arrival.is_wanted and not is_meant(arrival.checkpoint)
         return len(unused)
 
     def has(self, lineage: Lineage, position: int) -> bool:

@@ -4,7 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from engine.types import SamplingParams, TokenLogprobs
+from engine.types import ErrorReason, SamplingParams, TokenLogprobs
 
 MIN_TEMPERATURE = 1e-5  # below, dividing by it overflows: the draw is greedy
 
@@ -46,3 +46,7 @@ class NoToken(StrEnum):
 
     NOT_FINITE = "the model produced logits that are not finite"
     ALL_BARRED = "no token is allowed: what the request allows leaves none to go on with"
+
+    @property
+    def reason(self) -> ErrorReason:
+        return ErrorReason.NOT_FINITE if self is NoToken.NOT_FINITE else ErrorReason.ALL_BARRED

@@ -9,6 +9,7 @@ from engine.constraints.matcher import ConstraintFailed, Mask
 from engine.plan import SampleSpec, SequenceResult, StepPlan
 from engine.sampling.draw import Draw, Drawn, NoToken
 from engine.sampling.random import uniform
+from engine.types import ErrorReason
 
 Masks = Callable[[int], Mask | None]
 SampleKernel = Callable[[Tensor, Sequence[Draw], int], Sequence[Drawn | NoToken]]
@@ -51,5 +52,6 @@ def _draw(spec: SampleSpec, mask: Mask | None) -> Draw:
 
 def _result(seq_id: int, outcome: Drawn | str) -> SequenceResult:
     if isinstance(outcome, str):
-        return SequenceResult(seq_id, (), error=str(outcome))
+        reason = outcome.reason if isinstance(outcome, NoToken) else ErrorReason.CONSTRAINT
+        return SequenceResult(seq_id, (), error=str(outcome), error_reason=reason)
     return SequenceResult(seq_id, (outcome.token_id,), () if outcome.logprobs is None else (outcome.logprobs,))

@@ -19,7 +19,7 @@ from engine.errors import InvariantViolation
 from engine.plan import Restore, ScheduledSequence, SequenceResult, Snapshot, StateAction, StepPlan, StepResult
 from engine.scheduler.budget import StepBudget
 from engine.scheduler.sequence import Sequence
-from engine.types import CacheTier, FinishReason, TokenLogprobs
+from engine.types import CacheTier, ErrorReason, FinishReason, TokenLogprobs
 
 MAX_FAILURES = 3
 
@@ -254,7 +254,9 @@ class Scheduler:
 
     def _advance(self, sequence: Sequence, result: SequenceResult) -> SequenceUpdate:
         if result.error is not None:
-            self._finish(sequence, FinishReason.ERROR, result.error)
+            self._finish(sequence, FinishReason.ERROR, result.error, result.error_reason)
+            if result.error_reason is ErrorReason.NOT_FINITE:
+                self._distrust(sequence)
             return SequenceUpdate(sequence)
         now = self._clock()
         if sequence.first_token is None:
@@ -266,6 +268,12 @@ class Scheduler:
         if sequence.finish_reason is not None:
             self._finish(sequence, sequence.finish_reason)
         return SequenceUpdate(sequence, result.token_ids, result.logprobs)
+
+    def _distrust(self, sequence: Sequence) -> None:
+        """Drop what is kept of its prefixes: who went on from a state that is not finite either would fail like it."""
+        self.cache.forget_prefixes(sequence.lineage)
+        for tier in self.lower:
+            tier.forget_prefixes(sequence.lineage)
 
     def fail(self, error: str) -> list[SequenceUpdate]:
         """The step in flight failed: nothing it touched can be trusted.
@@ -284,7 +292,7 @@ class Scheduler:
             if sequence.abort_requested:
                 self._finish(sequence, FinishReason.ABORT, keep=False)
             elif len(in_flight) == 1 or sequence.num_failures == MAX_FAILURES:
-                self._finish(sequence, FinishReason.ERROR, error)
+                self._finish(sequence, FinishReason.ERROR, error, ErrorReason.STEP)
             else:
                 sequence.suspect_until = len(sequence.tokens)
                 self._preempt(sequence, keep=False)
@@ -292,9 +300,17 @@ class Scheduler:
             updates.append(SequenceUpdate(sequence))
         return updates
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None, keep: bool = True) -> None:
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        error: str | None = None,
+        error_reason: ErrorReason | None = None,
+        keep: bool = True,
+    ) -> None:
         sequence.finish_reason = reason
         sequence.error = error
+        sequence.error_reason = error_reason
         (self.waiting if sequence.allocation is None else self.running).remove(sequence)
         self._release(sequence, keep and reason is not FinishReason.ERROR)
         if self._constraints is not None:
@@ -308,7 +324,7 @@ class Scheduler:
         if sequence.finish_reason is not None:
             self._explainer.note(sequence.lineage)
         if keep and allocation.hit is None:
-            is_answer = sequence.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+            is_answer = sequence.finish_reason in (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
             self.cache.retire(allocation, sequence.lineage, sequence.num_computed_tokens, is_answer)
         else:
             self.cache.release(allocation)

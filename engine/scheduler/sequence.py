@@ -7,8 +7,9 @@ from engine.cache.lower_tier import Load
 from engine.cache.manager import Allocation
 from engine.cache.prefix import Lineage
 from engine.plan import SampleSpec
+from engine.scheduler.repetition import RepetitionGuard
 from engine.scheduler.seen_tokens import SeenTokens
-from engine.types import CacheReport, FinishReason, GenerationRequest, RequestTimes
+from engine.types import CacheReport, ErrorReason, FinishReason, GenerationRequest, RequestTimes
 
 SPARSE_TOKENS = 4096  # between checkpoints inside a long message
 NEAR_TOKENS = 32  # as much may be read again, rather than kept twice
@@ -46,7 +47,7 @@ class Sequence:
     It waits while `allocation` is None and runs while it has one. A sequence that was part of a failed step is suspect:
     it is computed alone until it has `suspect_until` tokens again, or fails. `abort_requested` is honoured by the step
     in flight's end. `end_token_ids` are the tokens that end it. `cache_report` says what of its prompt was at hand.
-    `load` brings a state from a lower tier that it goes on from.
+    `load` brings a state from a lower tier that it goes on from. `guard` sees whether it repeats itself.
     """
 
     seq_id: int
@@ -57,6 +58,7 @@ class Sequence:
     block_size: int
     tokens: list[int] = field(init=False)
     seen: SeenTokens | None = field(init=False)
+    guard: RepetitionGuard | None = field(init=False)
     end_token_ids: tuple[int, ...] = field(init=False)
     lineage: Lineage = field(init=False)
     checkpoint_positions: tuple[int, ...] = field(init=False)
@@ -67,6 +69,7 @@ class Sequence:
     was_sought_below: bool = False
     finish_reason: FinishReason | None = None
     error: str | None = None
+    error_reason: ErrorReason | None = None
     abort_requested: bool = False
     suspect_until: int = 0
     num_failures: int = 0
@@ -81,6 +84,8 @@ class Sequence:
         self.lineage = Lineage(self.tokens, self.block_size, self.request.cache_salt, self.request.session)
         self.checkpoint_positions = _checkpoint_positions(self.request)
         params = self.request.sampling
+        detection = params.repetition_detection
+        self.guard = RepetitionGuard(detection, params.min_tokens) if detection else None
         self.end_token_ids = (() if params.ignore_eos else self.eos_token_ids) + params.stop_token_ids
 
     def append(self, token_id: int) -> None:
@@ -88,6 +93,8 @@ class Sequence:
         self.tokens.append(token_id)
         if self.seen is not None:
             self.seen.add(token_id)
+        if self.guard is not None:
+            self.guard.add(token_id)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -141,3 +148,5 @@ class Sequence:
             self.finish_reason = FinishReason.STOP
         elif self.num_generated_tokens == self.request.sampling.max_tokens or len(self.tokens) == max_model_len:
             self.finish_reason = FinishReason.LENGTH
+        elif self.guard is not None and self.guard.found:
+            self.finish_reason = FinishReason.REPETITION

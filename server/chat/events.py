@@ -7,7 +7,7 @@ then exactly one `ChoiceFinished` or one `GenerationFailed`.
 from dataclasses import dataclass
 from typing import Literal
 
-FinishedAs = Literal["stop", "length", "tool_calls", "abort"]
+FinishedAs = Literal["stop", "length", "tool_calls", "abort", "repetition"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from engine.types import FinishReason, TokenOutput
 from server.chat.template import ChatTemplate
 from tests.support.api import WEATHER, Api, chunks_of
-from tests.support.scripted_engine import TOKENIZER, say
+from tests.support.scripted_engine import TOKENIZER, Script, play, say
 from tests.support.tiny_text_model import tiny_model
 
 CALL = (
@@ -224,6 +225,31 @@ def test_one_call_only_when_the_client_wants_no_parallel_ones() -> None:
 def test_a_call_cut_by_the_limit_finishes_as_length() -> None:
     choice = Api(say(CALL.format("Rome"))).chat(tools=[WEATHER], max_tokens=50).json()["choices"][0]
     assert choice["finish_reason"] == "length"
+
+
+def repeating(text: str) -> Script:
+    ids = TOKENIZER.encode(text, parse_special=True)
+    return play(*(TokenOutput((i,)) for i in ids[:-1]), TokenOutput((ids[-1],), finish_reason=FinishReason.REPETITION))
+
+
+def test_an_answer_that_repeats_itself_says_so() -> None:
+    api = Api(repeating("la la la la"))
+    body = api.chat(repetition_detection=True).json()
+    assert body["choices"][0]["message"]["content"] == "la la la la"
+    assert body["choices"][0]["finish_reason"] == "repetition"
+    assert body["usage"]["completion_tokens"] == len("la la la la")
+    response = api.chat(repetition_detection=True, stream=True)
+    assert (text_of(response), finish_of(response)) == ("la la la la", ["repetition"])
+    assert api.complete(repetition_detection=True).json()["choices"][0]["finish_reason"] == "repetition"
+
+
+@pytest.mark.parametrize(
+    "text", [CALL.format("Rome Rome Rome")[:75], CALL.format("Rome") + "\n" + CALL.format("Oslo")[:60]]
+)
+def test_a_call_in_an_answer_that_repeats_itself_is_not_said_to_be_complete(text: str) -> None:
+    choice = Api(repeating(text)).chat(tools=[WEATHER], repetition_detection=True).json()["choices"][0]
+    assert choice["finish_reason"] == "repetition"
+    assert not choice["message"]["tool_calls"][-1]["function"]["arguments"].endswith("}")
 
 
 def test_a_call_cut_by_a_stop_string_is_no_finished_call() -> None:

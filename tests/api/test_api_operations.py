@@ -9,9 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.client import StepStats
 from engine.errors import Overloaded
+from engine.types import ErrorReason, FinishReason, TokenOutput
 from server.logs import JsonFormatter
 from tests.support.api import CHAT, Api, hello
-from tests.support.scripted_engine import TOKENIZER, ScriptedEngine, say
+from tests.support.scripted_engine import TOKENIZER, ScriptedEngine, play, say
 from tests.support.tiny_text_model import tiny_model
 
 
@@ -277,6 +278,32 @@ def test_metrics_of_steps_and_the_engine() -> None:
     assert found["deltaloop:checkpoints_total"] == 0
     assert found["deltaloop:checkpoints_evicted"] == 5
     assert found["vllm:kv_cache_usage_perc"] == 0.5
+
+
+def test_metrics_of_an_answer_that_repeats_itself() -> None:
+    api = Api(play(TokenOutput((65, 65), finish_reason=FinishReason.REPETITION)))
+    assert samples(api)["vllm:request_success_total{'finished_reason': 'repetition'}"] == 0
+    api.chat()
+    assert samples(api)["vllm:request_success_total{'finished_reason': 'repetition'}"] == 1
+
+
+@pytest.mark.parametrize("reason", list(ErrorReason))
+def test_metrics_of_errors_say_what_kind(reason: ErrorReason) -> None:
+    failed = TokenOutput((), finish_reason=FinishReason.ERROR, error="it failed", error_reason=reason)
+    api = Api(play(TokenOutput((65,)), failed))
+    name = f"deltaloop:errors_total{{'reason': '{reason}'}}"
+    assert samples(api)[name] == 0
+    response = api.chat()
+    assert (response.status_code, response.json()["error"]["message"]) == (500, "it failed")
+    found = samples(api)
+    assert found[name] == found["vllm:request_success_total{'finished_reason': 'error'}"] == 1
+    assert sum(value for key, value in found.items() if key.startswith("deltaloop:errors_total")) == 1
+
+
+def test_metrics_of_an_error_of_our_own() -> None:
+    api = Api(play(TokenOutput((65,)), ValueError("a bug")))
+    api.chat()
+    assert samples(api)["deltaloop:errors_total{'reason': 'other'}"] == 1
 
 
 def test_metrics_of_refusals() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from engine.types import RepetitionDetection
 from server.dialects.openai.parameters import IGNORED, REFUSED
 from server.dialects.openai.schema import ChatCompletionRequest, CompletionRequest
 from tests.support.api import WEATHER, Api
@@ -30,6 +31,26 @@ from tests.support.tiny_text_model import tiny_model
         ({"min_tokens": 2}, "min_tokens", 2),
         ({"ignore_eos": True}, "ignore_eos", True),
         ({"allowed_token_ids": [5, 6]}, "allowed_token_ids", (5, 6)),
+        ({"repetition_detection": None}, "repetition_detection", None),
+        ({"repetition_detection": False}, "repetition_detection", None),
+        ({"repetition_detection": {}}, "repetition_detection", None),
+        ({"repetition_detection": {"max_pattern_size": 0, "min_count": 3}}, "repetition_detection", None),
+        ({"repetition_detection": True}, "repetition_detection", RepetitionDetection(256, 1, 4, 1024)),
+        (
+            {"repetition_detection": {"max_pattern_size": 20, "min_count": 3}},
+            "repetition_detection",
+            RepetitionDetection(20, 1, 3),
+        ),
+        (
+            {"repetition_detection": {"max_pattern_size": 20, "min_pattern_size": 0, "min_count": 3}},
+            "repetition_detection",
+            RepetitionDetection(20, 1, 3),
+        ),
+        (
+            {"repetition_detection": {"max_pattern_size": 9, "min_pattern_size": 2, "min_count": 4, "other": 1}},
+            "repetition_detection",
+            RepetitionDetection(9, 2, 4),
+        ),
         ({"max_tokens": 12}, "max_tokens", 12),
         ({"max_completion_tokens": 12}, "max_tokens", 12),
         ({"logprobs": True, "top_logprobs": 5}, "logprobs", 5),
@@ -173,6 +194,33 @@ def test_strangers_are_warned_of_once_and_only_so_many(caplog: pytest.LogCapture
         ({"logit_bias": {"many": 1}}, "logit_bias.many", "whole number"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "between -100 and 100"),
         ({"seed": 2**70}, "seed", "64-bit"),
+        ({"repetition_detection": 5}, "repetition_detection", "true, false or an object"),
+        (
+            {"repetition_detection": {"max_pattern_size": 1025, "min_count": 3}},
+            "repetition_detection.max_pattern_size",
+            "1024",
+        ),
+        (
+            {"repetition_detection": {"max_pattern_size": "many"}},
+            "repetition_detection.max_pattern_size",
+            "a whole number",
+        ),
+        (
+            {"repetition_detection": {"max_pattern_size": 4, "min_pattern_size": 5, "min_count": 3}},
+            "repetition_detection.min_pattern_size",
+            "between 1 and 4",
+        ),
+        ({"repetition_detection": {"max_pattern_size": 4}}, "repetition_detection.min_count", "at least 2"),
+        (
+            {"repetition_detection": {"max_pattern_size": 4, "min_count": 1}},
+            "repetition_detection.min_count",
+            "at least 2",
+        ),
+        (
+            {"repetition_detection": {"max_pattern_size": 4, "min_count": 3, "min_repeated_tokens": -1}},
+            "repetition_detection.min_repeated_tokens",
+            "greater than or equal to 0",
+        ),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "required"),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": 3}}]}, "tools", "object"),

@@ -3,13 +3,14 @@
 Answers carry the log-probability of every token of the vocabulary, so equal answers mean equal logits.
 """
 
+import math
 import random
 from typing import Any
 
 import pytest
 import torch
 
-from engine.types import GenerationRequest, SamplingParams
+from engine.types import FinishReason, GenerationRequest, SamplingParams
 from tests.support.engines import Answer, random_weights, run
 
 TINY: dict[str, Any] = {
@@ -114,6 +115,22 @@ def test_preempted(tiny: Any) -> None:
     answers = run(model, [(0, r) for r in requests], num_blocks=14, max_tokens_per_step=40)
     assert sum(a.num_preemptions for a in answers.values()) > 3
     _assert_same(answers, _alone(model, requests))
+
+
+@pytest.mark.parametrize("tokens_per_step", [23, 2048])
+def test_beside_one_whose_logits_are_not_finite(tokens_per_step: int) -> None:
+    model = random_weights(TINY, torch.float32)
+    poison = 96
+    model.embedding.dense()[poison] = math.nan
+    sampling = SamplingParams(max_tokens=20, seed=3, logprobs=96, logit_bias={poison: -100.0}, temperature=0.5)
+    requests = [GenerationRequest(f"r{i}", tuple(range(i, i + 20)), sampling) for i in range(6)]
+    alone = _alone(model, requests)
+    poisoned = GenerationRequest("poisoned", (5, 6, poison, 7), sampling)
+    company = [(0, requests[0]), (0, requests[1]), (2, poisoned), *((2, r) for r in requests[2:])]
+    answers = run(model, company, num_slots=4, max_tokens_per_step=tokens_per_step)
+    failed = answers.pop("poisoned")
+    assert (failed.token_ids, failed.finish_reason) == ([], FinishReason.ERROR)
+    _assert_same(answers, alone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

@@ -13,7 +13,7 @@ from engine.core import CoreLimits, EngineCore
 from engine.errors import ExecutorError
 from engine.plan import StepPlan, StepResult
 from engine.scheduler.sequence import Sequence
-from engine.types import FinishReason, GenerationRequest, SamplingParams, TokenOutput
+from engine.types import FinishReason, GenerationRequest, RepetitionDetection, SamplingParams, TokenOutput
 from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, HashModel, expected_tokens
 
 ENGINE_SEED = 5
@@ -44,6 +44,17 @@ token_ids = st.integers(0, VOCAB_SIZE - 1)
 
 
 @st.composite
+def repetition_detections(draw: st.DrawFn) -> RepetitionDetection:
+    smallest = draw(st.integers(1, 3))
+    return RepetitionDetection(
+        max_pattern_size=draw(st.integers(smallest, 6)),
+        min_pattern_size=smallest,
+        min_count=draw(st.integers(2, 4)),
+        min_repeated_tokens=draw(st.sampled_from([0, 0, 5])),
+    )
+
+
+@st.composite
 def sampling_params(draw: st.DrawFn) -> SamplingParams:
     max_tokens = draw(st.none() | st.integers(1, 60))
     min_tokens = draw(st.just(0) | st.integers(0, max_tokens or 60))
@@ -55,6 +66,9 @@ def sampling_params(draw: st.DrawFn) -> SamplingParams:
         stop_token_ids=tuple(draw(st.lists(token_ids, max_size=2))),
         min_tokens=min_tokens,
         ignore_eos=draw(st.sampled_from([False, True, True])),
+        # few enough for repetitions, and more than can be barred at once
+        allowed_token_ids=draw(st.none() | st.just((0, 1, 2, 3))),
+        repetition_detection=draw(st.none() | repetition_detections()),
     )
 
 
@@ -256,6 +270,25 @@ def play(workload: Workload) -> Driver:
 def test_every_request_gets_the_tokens_it_would_get_alone(workload: Workload) -> None:
     driver = play(workload)
     event("preempted" if driver.scheduler.num_preemptions else "not preempted")
+
+
+@settings(max_examples=100, deadline=None)
+@given(workloads(aborts=False))
+def test_looking_for_repetitions_changes_no_token_before_the_end(workload: Workload) -> None:
+    guarded, unguarded = play(workload), play(without_detection(workload))
+    for sequence, other in zip(guarded.sequences, unguarded.sequences, strict=True):
+        assert sequence.tokens == other.tokens[: len(sequence.tokens)]
+        ended_early = sequence.finish_reason is FinishReason.REPETITION
+        assert ended_early or (sequence.tokens, sequence.finish_reason) == (other.tokens, other.finish_reason)
+        event(f"ended as {sequence.finish_reason}")
+
+
+def without_detection(workload: Workload) -> Workload:
+    arrivals = []
+    for arrival in workload.arrivals:
+        sampling = replace(arrival.request.sampling, repetition_detection=None)
+        arrivals.append(replace(arrival, request=replace(arrival.request, sampling=sampling)))
+    return replace(workload, arrivals=tuple(arrivals))
 
 
 @settings(max_examples=100, deadline=None)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from engine.errors import ExecutorError
 from engine.plan import SampleSpec, ScheduledSequence, SequenceResult, StateAction, StepPlan, StepResult, nobody
-from engine.types import FinishReason, SamplingParams, TokenLogprobs
+from engine.types import ErrorReason, FinishReason, SamplingParams, TokenLogprobs
+from tests.support.repetition import ends_in_repetition
 
 VOCAB_SIZE = 64
 EOS_TOKEN_IDS = (0,)
@@ -73,6 +74,10 @@ def expected_tokens(
             return tuple(tokens[len(prompt_ids) :]), FinishReason.STOP
         if generated + 1 == params.max_tokens or len(tokens) == max_model_len:
             return tuple(tokens[len(prompt_ids) :]), FinishReason.LENGTH
+        detection = params.repetition_detection
+        is_watched = detection is not None and generated + 1 >= params.min_tokens
+        if is_watched and ends_in_repetition(tokens[len(prompt_ids) :], detection):
+            return tuple(tokens[len(prompt_ids) :]), FinishReason.REPETITION
 
 
 def _seen(prompt_ids: Sequence[int], generated: Sequence[int], params: SamplingParams) -> dict[int, int]:
@@ -123,6 +128,7 @@ class HashModel:
     Attributes:
         before_step: called with each plan first; what it raises, the step raises, and leaves garbage behind.
         sequence_error: a sentence when the result of this sequence should be an error instead of a token.
+        error_reason: the kind of these errors.
         step_seconds: the wall time that a step claims to have taken.
         num_tokens: tokens computed so far, in steps that succeeded.
     """
@@ -134,6 +140,7 @@ class HashModel:
     vocab_size: int = VOCAB_SIZE
     before_step: Hook = no_hook
     sequence_error: Callable[[ScheduledSequence], str | None] = lambda scheduled: None
+    error_reason: ErrorReason = ErrorReason.CONSTRAINT
     step_seconds: Callable[[StepPlan], float] = lambda plan: 1e-3
     num_tokens: int = 0
     plans: list[StepPlan] = field(default_factory=list)
@@ -206,7 +213,7 @@ class HashModel:
     def _sample(self, scheduled: ScheduledSequence, spec: SampleSpec) -> SequenceResult:
         error = self.sequence_error(scheduled)
         if error is not None:
-            return SequenceResult(scheduled.seq_id, (), error=error)
+            return SequenceResult(scheduled.seq_id, (), error=error, error_reason=self.error_reason)
         entries = [entry for block_id in scheduled.block_ids for entry in self._blocks[block_id]]
         end = scheduled.start + len(scheduled.token_ids)
         token_id = draw(self._states[scheduled.slot], entries[:end], spec, self.vocab_size)

@@ -46,7 +46,6 @@ REFUSED: Mapping[str, Refusal] = {
     "n_predict": Refusal("use max_tokens"),
     "prompt_embeds": Refusal("send text or token ids"),
     "prompt_logprobs": Refusal("log-probabilities of the prompt are not supported yet"),
-    "repetition_detection": Refusal("it is not supported"),
     "return_prompt_text": Refusal("it is not supported; see /tokenize", (False,)),
     "return_token_ids": _NO_IDS,
     "return_tokens_as_token_ids": _NO_IDS,

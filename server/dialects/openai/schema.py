@@ -8,12 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from engine.types import MAX_PATTERN_SIZE
+
 MAX_NAME = 1024  # of a salt or a session
 MAX_STOPS = 32
 MAX_STOP_CHARACTERS = 256  # looking for a stop costs memory and time for each of its characters, for each choice
 MAX_STOP_IDS = 1024
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
+# For `repetition_detection: true`. A thousand tokens, so that it takes more than a table, indentation or ASCII art.
+USUAL_REPETITION = {"max_pattern_size": 256, "min_pattern_size": 1, "min_count": 4, "min_repeated_tokens": 1024}
 
 
 def _one_or_many(value: Any) -> Any:
@@ -56,6 +60,23 @@ class ResponseFormat(_Body):
     bare_schema: Any = Field(None, alias="schema")
 
 
+class RepetitionBody(_Body):
+    """When an answer that repeats itself ends. A largest pattern of 0 tokens is none, as in vLLM."""
+
+    max_pattern_size: int = Field(0, ge=0, le=MAX_PATTERN_SIZE)
+    min_pattern_size: int = Field(1, ge=0)
+    min_count: int = Field(0, ge=0)
+    min_repeated_tokens: int = Field(0, ge=0)
+
+
+def _on_or_off(value: Any) -> Any:
+    if isinstance(value, bool):
+        return USUAL_REPETITION if value else {}
+    if not isinstance(value, dict | None):
+        raise ValueError("must be true, false or an object")
+    return value
+
+
 class GenerationFields(_Body):
     """What chat completions and completions have in common."""
 
@@ -81,6 +102,7 @@ class GenerationFields(_Body):
     skip_special_tokens: bool = True
     ignore_eos: bool = False
     allowed_token_ids: tuple[int, ...] | None = None
+    repetition_detection: Annotated[RepetitionBody | None, BeforeValidator(_on_or_off)] = None
     priority: int = 0
     request_id: str | None = None
     cache_report: bool = False

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from engine.types import SamplingParams
+from engine.types import RepetitionDetection, SamplingParams
 from server.chat.answer_form import ANY_OBJECT, CallPolicy, FormKind, TextForm
 from server.chat.conversation import Tool
 from server.chat.model_files import GenerationDefaults
@@ -17,7 +17,13 @@ from server.chat.stops import added_token_stops
 from server.choice import OutputOptions
 from server.dialects.openai.conversation import tools_of
 from server.dialects.openai.parameters import IGNORED, refusal_of
-from server.dialects.openai.schema import ChatCompletionRequest, CompletionRequest, GenerationFields, ResponseFormat
+from server.dialects.openai.schema import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    GenerationFields,
+    RepetitionBody,
+    ResponseFormat,
+)
 from server.errors import InvalidRequest
 from server.model import ServedModel
 from server.service import WarnOnce
@@ -217,7 +223,15 @@ def sampling_of(
         min_tokens=body.min_tokens,
         ignore_eos=body.ignore_eos,
         allowed_token_ids=body.allowed_token_ids,
+        repetition_detection=_repetition_detection(body.repetition_detection),
     )
+
+
+def _repetition_detection(asked: RepetitionBody | None) -> RepetitionDetection | None:
+    if asked is None or asked.max_pattern_size == _OFF:
+        return None
+    smallest = max(1, asked.min_pattern_size)
+    return RepetitionDetection(asked.max_pattern_size, smallest, asked.min_count, asked.min_repeated_tokens)
 
 
 N = TypeVar("N", int, float)

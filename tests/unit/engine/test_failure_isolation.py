@@ -6,7 +6,7 @@ from engine.errors import ExecutorError
 from engine.plan import ScheduledSequence, StepPlan
 from engine.scheduler.scheduler import MAX_FAILURES
 from engine.scheduler.sequence import Sequence
-from engine.types import FinishReason, SamplingParams
+from engine.types import ErrorReason, FinishReason, SamplingParams
 from tests.support.engine_runs import Run, fixed_length, limits, prompt
 from tests.support.hash_model import Hook, fail_on_steps, fail_on_token
 
@@ -26,6 +26,7 @@ def others(run: Run, num: int = 4) -> list[Sequence]:
 
 def assert_failed(run: Run, sequence: Sequence) -> None:
     assert run.answer(sequence)[1] is FinishReason.ERROR
+    assert run.outputs[sequence.seq_id][-1].error_reason is not None
     assert run.outputs[sequence.seq_id][-1].error
 
 
@@ -41,6 +42,7 @@ def test_the_culprit_ends_and_everyone_else_gets_every_token(position: int, max_
     after = others(run, 3)
     run.finish()
     assert_failed(run, culprit)
+    assert run.outputs[culprit.seq_id][-1].error_reason is ErrorReason.STEP
     assert run.answer(culprit)[0] == ()
     run.assert_as_alone([*before, *after])
 
@@ -155,8 +157,11 @@ def test_an_error_of_one_sequence_leaves_the_others_alone() -> None:
         return "the logits were not numbers" if scheduled.seq_id == 1 and scheduled.start > 6 else None
 
     run.model.sequence_error = nan_logits
-    run.finish()
+    run.model.error_reason = ErrorReason.NOT_FINITE
+    plans = run.finish()
+    assert any(len(plan.sequences) == 3 for plan in plans)
     assert_failed(run, sequences[1])
+    assert run.outputs[1][-1].error_reason is ErrorReason.NOT_FINITE
     assert run.outputs[1][-1].error == "the logits were not numbers"
     assert len(run.answer(sequences[1])[0]) == 4
     run.assert_as_alone([sequences[0], sequences[2]])

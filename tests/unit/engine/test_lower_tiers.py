@@ -8,7 +8,7 @@ import pytest
 from engine.cache.lower_tier import SETTLE_SECONDS, LowerTier
 from engine.errors import InvariantViolation
 from engine.scheduler.sequence import Sequence
-from engine.types import CacheTier
+from engine.types import CacheTier, ErrorReason
 from tests.support.engine_runs import Run, fixed_length, limits, prompt
 from tests.support.hash_files import HashFiles, Tidier
 
@@ -89,6 +89,23 @@ def test_a_conversation_goes_on_after_a_restart() -> None:
     assert server.run.model.num_tokens == len(second.tokens) - 1 - 109
     third = server.answer((*second.tokens, *prompt(20, 3)))
     assert where(third) == (len(second.tokens) - 1, CacheTier.MEMORY)
+
+
+def test_after_logits_that_are_not_finite_the_disk_forgets_what_led_to_them() -> None:
+    server = Server()
+    first, other = server.answer(SYSTEM), server.answer(prompt(60, 7))
+    server.settle()
+    assert len(server.disk) == 2
+    server.ask((*first.tokens, *prompt(20, 2)))
+    server.run.model.sequence_error = lambda scheduled: "unusable"
+    server.run.model.error_reason = ErrorReason.NOT_FINITE
+    server.finish()
+    server.run.model.sequence_error = lambda scheduled: None
+    assert [filed.position for filed in server.disk.filed] == [len(other.tokens) - 1]
+    server.settle()
+    server.restart()
+    assert where(server.answer((*first.tokens, *prompt(20, 2)))) == (0, None)
+    assert where(server.answer((*other.tokens, 1))) == (len(other.tokens) - 1, CacheTier.DISK)
 
 
 def test_a_block_is_written_once() -> None:

@@ -7,7 +7,15 @@ import pytest
 from engine.cache.explanation import MAX_SEQUENCES
 from engine.plan import StateAction
 from engine.scheduler.sequence import NEAR_TOKENS, SPARSE_TOKENS, Sequence
-from engine.types import CacheReport, CacheTier, FinishReason, GenerationRequest, MissReason, SamplingParams
+from engine.types import (
+    CacheReport,
+    CacheTier,
+    ErrorReason,
+    FinishReason,
+    GenerationRequest,
+    MissReason,
+    SamplingParams,
+)
 from tests.support.engine_runs import Run, fixed_length, limits, prompt
 from tests.support.hash_model import fail_on_steps
 
@@ -303,6 +311,29 @@ def test_an_answer_that_failed_keeps_no_state() -> None:
     run.finish()
     assert run.answer(sequence)[1] is FinishReason.ERROR
     assert run.cache.num_checkpoints_kept == 0
+
+
+@pytest.mark.parametrize("reason", [ErrorReason.NOT_FINITE, ErrorReason.CONSTRAINT])
+def test_after_logits_that_are_not_finite_nothing_starts_from_what_led_to_them(reason: ErrorReason) -> None:
+    run = roomy()
+    agent = Agent(run)
+    _, answered = agent.answer(SYSTEM.and_then(message(2)))
+    agent.answer(SYSTEM.and_then(message(3)))
+    agent.answer(Conversation().and_then(message(4)))
+    kept = {checkpoint.position for checkpoint in run.cache.checkpoints}
+    going_on = answered.and_then(message(5))
+    agent.ask(going_on)
+    run.model.sequence_error, run.model.error_reason = lambda scheduled: "unusable", reason
+    run.finish()
+    run.model.sequence_error = lambda scheduled: None
+    left = list(run.cache.checkpoints)
+    if reason is ErrorReason.NOT_FINITE:
+        assert left
+        assert not any(checkpoint.is_prefix_of(agent.asked[-1].lineage) for checkpoint in left)
+        computed, _ = agent.answer(going_on)
+        assert computed == len(going_on.tokens) + ANSWER - 1
+    else:
+        assert kept <= {checkpoint.position for checkpoint in left}
 
 
 def _plain(conversation: Conversation) -> tuple[tuple[int, ...], SamplingParams]:

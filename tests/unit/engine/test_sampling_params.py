@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from engine.errors import RequestError
-from engine.types import GenerationRequest, SamplingParams
+from engine.types import GenerationRequest, RepetitionDetection, SamplingParams
 
 NAN, INF = math.nan, math.inf
 OUT_OF_RANGE = {
@@ -61,8 +61,29 @@ def test_min_tokens_above_max_tokens_is_refused() -> None:
     SamplingParams(max_tokens=4, min_tokens=4)
 
 
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        *(("max_pattern_size", value) for value in (0, -1, 1025)),
+        *(("min_pattern_size", value) for value in (0, -1, 9)),
+        *(("min_count", value) for value in (1, 0, -1)),
+        ("min_repeated_tokens", -1),
+    ],
+)
+def test_out_of_range_of_repetition_detection_is_refused_by_name(member: str, value: int) -> None:
+    with pytest.raises(RequestError) as caught:
+        RepetitionDetection(**{"max_pattern_size": 8, member: value})
+    assert caught.value.param == f"repetition_detection.{member}"
+    assert caught.value.message.startswith(f"repetition_detection.{member} is {value}, but must be ")
+
+
+def test_the_edges_of_repetition_detection_are_allowed() -> None:
+    RepetitionDetection(1024, 1024, 2, 0)
+    RepetitionDetection(1, 1, 10**9, 10**9)
+
+
 def test_every_parameter_with_a_range_is_tried() -> None:
-    free = {"stop_token_ids", "ignore_eos"}
+    free = {"stop_token_ids", "ignore_eos", "repetition_detection"}
     assert set(OUT_OF_RANGE) == set(AT_THE_EDGE) == set(SamplingParams.__dataclass_fields__) - free
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.kernels.sampling import reference
 from engine.plan import SampleSpec, ScheduledSequence, SequenceResult, StateAction, StepPlan
 from engine.sampling.sampler import sample
-from engine.types import SamplingParams
+from engine.types import ErrorReason, SamplingParams
 from tests.support.memories import normal
 
 VOCAB = 12
@@ -235,6 +235,7 @@ def test_results_are_those_of_the_sampled_sequences_in_the_plans_order() -> None
     assert [r.seq_id for r in results] == [5, 7, 8]
     assert results[0] == alone[0]
     assert "not finite" in _error(results[1])
+    assert results[1].error_reason is ErrorReason.NOT_FINITE
     assert results[2] == replace(alone[2], seq_id=8)
 
 

@@ -72,7 +72,7 @@ def summary(events: list[GenerationEvent]) -> dict[str, Any]:
     text=st.sampled_from(TEXTS),
     options=st.sampled_from(OPTIONS),
     cuts=st.lists(st.integers(1, 200), max_size=8),
-    reason=st.sampled_from([FinishReason.STOP, FinishReason.LENGTH]),
+    reason=st.sampled_from([FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION]),
 )
 def test_the_answer_does_not_depend_on_how_tokens_are_portioned(
     text: str, options: OutputOptions, cuts: list[int], reason: FinishReason
@@ -121,11 +121,25 @@ def test_nothing_is_held_back_for_ever() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "finished_as"),
-    [(FinishReason.LENGTH, "length"), (FinishReason.ABORT, "abort"), (FinishReason.STOP, "tool_calls")],
+    [
+        (FinishReason.LENGTH, "length"),
+        (FinishReason.REPETITION, "repetition"),
+        (FinishReason.ABORT, "abort"),
+        (FinishReason.STOP, "tool_calls"),
+    ],
 )
 def test_how_an_open_call_ends(reason: FinishReason, finished_as: str) -> None:
     ids = [*TOKENIZER.encode(CALL[:60], parse_special=True), EOS]
     assert summary(run(ids, [], OutputOptions(tools=TOOLS), reason))["end"][0].finished_as == finished_as
+
+
+@pytest.mark.parametrize("length", [60, len(CALL) - len("</parameter>\n</function>\n</tool_call>")])
+def test_a_call_that_a_repetition_cuts_off_is_not_complete(length: int) -> None:
+    ids = TOKENIZER.encode(CALL[:length], parse_special=True)
+    found = summary(run(ids, [], OutputOptions(tools=TOOLS), FinishReason.REPETITION))
+    assert found["end"][0].finished_as == "repetition"
+    assert found["end"][0].num_generated_tokens == len(ids)
+    assert not found["arguments"].get(0, "").endswith("}")
 
 
 def test_the_last_allowed_call_counts_even_when_the_next_one_has_begun() -> None:
@@ -184,9 +198,9 @@ def test_the_form_of_calls_is_the_models() -> None:
     assert summary(run(ids, [], OutputOptions(tools=TOOLS)))["text"] == text
 
 
-@pytest.mark.parametrize("kept", [70, 90])
-def test_a_json_call_that_is_cut_off_is_not_finished_as_one(kept: int) -> None:
+@pytest.mark.parametrize(("kept", "reason"), [(50, "length"), (70, "length"), (90, "tool_calls")])
+def test_a_json_call_that_is_cut_off_is_not_finished_as_one(kept: int, reason: str) -> None:
     text = '<tool_call>\n{"name": "weather", "arguments": {"city": "Å", "country": "Norway"}}\n</tool_call>'
     ids = TOKENIZER.encode(text, parse_special=True)[:kept]
     options = OutputOptions(tools=TOOLS, call_format=CallFormat.HERMES)
-    assert summary(run(ids, [], options, FinishReason.LENGTH))["end"][0].finished_as == "length"
+    assert summary(run(ids, [], options, FinishReason.LENGTH))["end"][0].finished_as == reason
