@@ -1,5 +1,6 @@
 # make serve   set up and start the daemon with the bundled model (MODEL=folder PORT=8000 ARGS='--api-key …')
-# make test    set up and run the tests that are not marked slow
+# make test    set up and run the tests that are not marked slow or agents
+# make agents  set up an environment of its own (.venv-agents) and run real agents against the daemon
 # make check   set up and run lint, format and types
 # make sanitize  run the C++ kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer (g++; takes minutes)
 # make bench   measure speed beside the peers that are installed; see benchmarks/README.md
@@ -7,13 +8,16 @@ PYTHON ?= python3
 PORT ?= 8000
 BIN := .venv/bin
 
-.PHONY: serve test check sanitize bench clean
+.PHONY: serve test agents check sanitize bench clean
 
 serve: .venv/.installed
 	$(BIN)/deltaloop serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not agents" $(ARGS)
+
+agents: .venv-agents/.installed
+	.venv-agents/bin/python -m pytest -m agents tests/clients $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -32,7 +36,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.cpu $(ARGS)
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-agents build *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"deltaloop needs Python 3.11 or newer, this is {v[0]}.{v[1]}: try make PYTHON=python3.12") if v < (3, 11) else None'
@@ -45,3 +49,8 @@ clean:
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ .venv/.installed
+
+.venv-agents/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m venv .venv-agents
+	.venv-agents/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,agents]'
+	@touch $@

@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import openai
 import pytest
@@ -18,45 +18,18 @@ from openai.lib.streaming.chat import (
     FunctionToolCallArgumentsDoneEvent,
 )
 from openai.types.chat import ParsedChatCompletion
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from tests.support.daemon import Daemon
+from tests.support.orders import NEVER_CUT_OFF, QUESTION, Order, Weather, named
 
 MODEL = "qwen3-coder-nano"
-QUESTION: Any = {"role": "user", "content": "What is the weather in Rome?"}
 SEEDS = (1, 2, 3)
-NEVER_CUT_OFF = 1000
-
-
-class Address(BaseModel):
-    street: str = Field(pattern="^[A-Z][a-z]{2,12}$")
-    number: int = Field(ge=1, le=99)
-
-
-class Order(BaseModel):
-    """Places an order."""
-
-    item: Literal["book", "pen", "desk lamp"]
-    quantity: int = Field(ge=1, le=12)
-    gift: bool
-    discount: Literal["5", "10"] | None
-    tags: list[Literal["new", "used"]] = Field(max_length=3)
-    address: Address
-
-
-class Weather(BaseModel):
-    """Returns the weather."""
-
-    city: str
 
 
 ORDER: Any = openai.pydantic_function_tool(Order)
 WEATHER: Any = openai.pydantic_function_tool(Weather, name="get_weather")
 MODELS: dict[str, type[BaseModel]] = {"Order": Order, "get_weather": Weather}
-
-
-def named(name: str) -> Any:
-    return {"type": "function", "function": {"name": name}}
 
 
 @pytest.fixture
