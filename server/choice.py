@@ -199,13 +199,15 @@ class ChoiceWriter:
         if self._stops.matched is None:
             tail = self._stops.feed(self._detokenizer.flush(), active=False)
             self._release(tail + self._stops.flush())
+        in_opening = self._parser is not None and self._parser.is_undecided
         if self._parser is not None and not self._has_enough_calls:
             truncated = reason != "stop" or self._stops.matched is not None
             self._pieces(self._parser.finish(truncated))
         if not self._cut and any(token.shown for token in self._waiting):
             self._text("", self._num_released + 1)  # the last tokens have no text of their own
         cut_in_call = self._parser is not None and self._parser.in_call and not self._has_enough_calls
-        if reason in ("stop", "length") and self._num_calls and not cut_in_call:
+        is_over = reason == "stop" or (reason == "length" and not in_opening)
+        if is_over and self._num_calls and not cut_in_call:
             reason = "tool_calls"
         self.finished = True
         self.finished_as = reason

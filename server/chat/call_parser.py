@@ -43,6 +43,11 @@ class CallParser(ABC):
         """Whether the last call is still open. If it is after `finish`, it was cut off and must not be run."""
         return self._in_call
 
+    @property
+    def is_undecided(self) -> bool:
+        """Whether what came last may be the beginning of a call."""
+        return not self._in_call and self._tail.text[self._tail.at :].strip() != ""
+
     def feed(self, text: str) -> list[Piece]:
         """What is certain once `text` is known too."""
         if self._is_plain(text):

@@ -179,7 +179,12 @@ def test_calls_whose_answer_ends_at_the_token_limit_are_calls() -> None:
     """All that was called is complete, so the client has to run it; what is cut off is not presented at all."""
     script = say(CALL)
     whole = len(list(script(replace(_request(), sampling=replace(_request().sampling, max_tokens=None))))) - 1
-    for limit, reason in ((whole, "tool_calls"), (whole - 8, "length")):
+    for limit, reason in ((whole, "tool_calls"), (whole - 14, "length")):
+        choice = Api(script).chat(tools=[WEATHER], max_tokens=limit).json()["choices"][0]
+        assert choice["finish_reason"] == reason
+    for rest, reason in (("\n", "tool_calls"), ("\nWell", "tool_calls"), ("\n<tool_call>\n<func", "length")):
+        limit = whole + len(list(say(rest)(_request()))) - 1
+        script = say(f"{CALL}{rest}tion>")
         choice = Api(script).chat(tools=[WEATHER], max_tokens=limit).json()["choices"][0]
         assert choice["finish_reason"] == reason
 

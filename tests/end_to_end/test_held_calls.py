@@ -67,7 +67,7 @@ def _check(choice: dict[str, Any], tools: list[Tool]) -> int:
     by_name = {tool.name: tool for tool in tools}
     calls = choice["message"].get("tool_calls") or []
     if choice["finish_reason"] == "length":
-        calls = calls[:-1]
+        calls = calls[:-1]  # the others are complete
     else:
         assert choice["finish_reason"] == "tool_calls"
         assert calls
