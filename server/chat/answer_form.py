@@ -71,7 +71,10 @@ def json_start(form: TextForm) -> str:
         schema = {}
     if not isinstance(schema, Mapping):
         raise NoGrammar("it must be a JSON schema, an object", form.path)
-    return json_grammar(schema, schema)
+    try:
+        return json_grammar(schema, schema)
+    except RecursionError:
+        raise NoGrammar("it is nested too deep", form.path) from None
 
 
 def _choices(form: TextForm) -> Sequence[str]:

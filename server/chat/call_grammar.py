@@ -56,7 +56,12 @@ def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
         NoGrammar: a strict one cannot be.
     """
     path, root = f"{path}.parameters", tool.parameters
-    schema = whole_schema(root, root)
+    try:
+        schema = whole_schema(root, root)
+    except NoGrammar as error:
+        if is_strict:
+            raise NoGrammar(error.reason, path) from None
+        schema = {}
     unknown = [key for key in schema if key not in _UNDERSTOOD]
     if is_strict and unknown:
         raise NoGrammar(f"{unknown[0]} cannot be held to here", path)

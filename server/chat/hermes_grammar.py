@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from server.chat.call_grammar import Function, Parameter
 from server.chat.call_markup import CALL_CLOSE, CALL_OPEN
 from server.chat.conversation import Tool
-from server.chat.value_grammar import ValueGrammar, json_grammar, literal
+from server.chat.value_grammar import NoGrammar, ValueGrammar, json_grammar, literal
 
 ARGUMENTS = "arguments"
 OPENING = rf"{CALL_OPEN}\s*(?P<held>\{{[^\n}}]{{0,200}})\Z"  # a bracket is often one token with what follows it
@@ -18,10 +18,15 @@ ANY_ARGUMENTS = ValueGrammar(json_grammar({"type": "object"}, {}))
 
 
 def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
-    """A tool, with all its arguments as one value."""
-    schema = {"type": "object", **tool.parameters}
-    arguments = ValueGrammar(json_grammar(schema, schema, lenient=not is_strict))
-    return Function(tool.name, (Parameter(f"{path}.parameters", ARGUMENTS, arguments, is_required=True),))
+    """A tool, with all its arguments as one value. Raises `NoGrammar` for a strict one that is nested too deep."""
+    path, schema = f"{path}.parameters", {"type": "object", **tool.parameters}
+    try:
+        arguments = ValueGrammar(json_grammar(schema, schema, lenient=not is_strict))
+    except RecursionError:
+        if is_strict:
+            raise NoGrammar("it is nested too deep", path) from None
+        arguments = ANY_ARGUMENTS
+    return Function(tool.name, (Parameter(path, ARGUMENTS, arguments, is_required=True),))
 
 
 def whole_answer(functions: Sequence[Function], several: bool) -> str:

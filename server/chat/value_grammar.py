@@ -73,8 +73,15 @@ def value_grammar(schema: object, root: object, lenient: bool) -> ValueGrammar:
     """The grammar of a schema's values. With `lenient`, rules that cannot be held to are left out.
 
     Raises:
-        NoGrammar: no text fits the schema, or none of those that fit can be told apart from others.
+        NoGrammar: no text fits the schema, none of those that fit can be told apart from others, or it is no schema.
     """
+    try:
+        return _value_grammar(schema, root, lenient)
+    except RecursionError:
+        raise NoGrammar("it is nested too deep") from None
+
+
+def _value_grammar(schema: object, root: object, lenient: bool) -> ValueGrammar:
     leaves = list(_leaves(schema, root, 0))
     types = frozenset[str]().union(*(_types(leaf, root) for leaf in leaves))
     parts: list[str] = []
@@ -167,9 +174,9 @@ def _merged(one: object, other: object) -> object:
     for key, value in other.items():
         if key not in merged or key in ANNOTATIONS or merged[key] == value:
             merged[key] = value
-        elif key == "properties":
+        elif key == "properties" and isinstance(value, Mapping) and isinstance(merged[key], Mapping):
             merged[key] = {**merged[key], **value}
-        elif key == "required":
+        elif key == "required" and isinstance(value, list) and isinstance(merged[key], list):
             merged[key] = [*merged[key], *(name for name in value if name not in merged[key])]
         else:
             raise NoGrammar(f"{key} is said twice, in parts that have to fit together")
@@ -196,6 +203,8 @@ def _leaf_grammar(leaf: Mapping[str, Any], root: object, lenient: bool) -> Itera
 
 def _choice_texts(leaf: Mapping[str, Any]) -> Iterator[str]:
     named = leaf.get("enum", [leaf.get("const")])
+    if not isinstance(named, list):
+        raise NoGrammar("enum must be a list")
     choices = [choice for choice in named if "const" not in leaf or choice == leaf["const"]]
     admitted = types_of({key: value for key, value in leaf.items() if key not in ("enum", "const")}, {})
     for choice in choices:
@@ -219,7 +228,7 @@ def _string_terminal(leaf: Mapping[str, Any], other_types: frozenset[str]) -> st
 
 
 def _string_patterns(leaf: Mapping[str, Any]) -> Iterator[str]:
-    least, most = leaf.get("minLength", 0), leaf.get("maxLength")
+    least, most = _count(leaf.get("minLength")) or 0, _count(leaf.get("maxLength"))
     if least or most is not None:
         if most is not None and most < least:
             raise NoGrammar("maxLength is less than minLength")
@@ -227,6 +236,10 @@ def _string_patterns(leaf: Mapping[str, Any]) -> Iterator[str]:
     pattern = leaf.get("pattern")
     if isinstance(pattern, str):
         yield _anywhere(pattern)
+
+
+def _count(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _anywhere(pattern: str) -> str:

@@ -1,9 +1,12 @@
 """What texts a parameter's grammar admits, and which schemas have none."""
 
+import contextlib
 import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.constraints.constraints import Constraints
 from engine.types import Constraint
@@ -93,11 +96,11 @@ def test_values(schema: dict[str, Any], fits: list[str], does_not: list[str]) ->
 )
 def test_schemas_without_a_grammar(schema: Any, says: str) -> None:
     definitions = {"Loop": {"anyOf": [{"$ref": "#/$defs/Loop"}]}}
-    given = tool({"p": schema}, required=["p"], **{"$defs": definitions})
+    odd = tool({"p": schema}, required=["p"], **{"$defs": definitions})
     with pytest.raises(NoGrammar, match=says) as caught:
-        function_of(given, "tools[3].function", is_strict=True)
+        function_of(odd, "tools[3].function", is_strict=True)
     assert caught.value.path == "tools[3].function.parameters.properties.p"
-    lenient = function_of(given, "tools[3].function", is_strict=False)
+    lenient = function_of(odd, "tools[3].function", is_strict=False)
     CONSTRAINTS.compile(Constraint(held_calls([lenient])))
 
 
@@ -110,10 +113,10 @@ def test_schemas_without_a_grammar(schema: Any, says: str) -> None:
     ],
 )
 def test_rules_for_all_parameters_that_cannot_be_held_to(more: dict[str, Any], says: str) -> None:
-    given = tool({"p": {"type": "string"}}, **more)
+    ruled = tool({"p": {"type": "string"}}, **more)
     with pytest.raises(NoGrammar, match=says):
-        function_of(given, "t", is_strict=True)
-    CONSTRAINTS.compile(Constraint(held_calls([function_of(given, "t", is_strict=False)])))
+        function_of(ruled, "t", is_strict=True)
+    CONSTRAINTS.compile(Constraint(held_calls([function_of(ruled, "t", is_strict=False)])))
 
 
 @pytest.mark.parametrize("name", ["", " a", "a>b", "a\nb"])
@@ -129,8 +132,8 @@ A, B = "<parameter=a>\n1\n</parameter>\n", "<parameter=b>\nx\n</parameter>\n"
 def test_which_parameters_come(more_parameters: int) -> None:
     """Each once at most, the required ones certainly; in any order, unless they are very many."""
     others = {f"p{number}": {"type": "string"} for number in range(more_parameters)}
-    given = tool({"a": {"type": "integer"}, "b": {"type": "string"}, **others}, required=["a"])
-    grammar = whole_answer([function_of(given, "t", is_strict=True)], several=True)
+    listed = tool({"a": {"type": "integer"}, "b": {"type": "string"}, **others}, required=["a"])
+    grammar = whole_answer([function_of(listed, "t", is_strict=True)], several=True)
 
     def call(*parameters: str) -> str:
         return "<tool_call>\n<function=f>\n" + "".join(parameters) + "</function>\n</tool_call>"
@@ -141,7 +144,7 @@ def test_which_parameters_come(more_parameters: int) -> None:
     assert admits(grammar, call(A) + "\n" + call(A, B))
     assert not any(admits(grammar, call(*wrong)) for wrong in ((), (B,), (A, A), (A, B, A)))
     assert not admits(grammar, call(A) + "\nDone")
-    assert not admits(whole_answer([function_of(given, "t", is_strict=True)], several=False), call(A) + "\n" + call(A))
+    assert not admits(whole_answer([function_of(listed, "t", is_strict=True)], several=False), call(A) + "\n" + call(A))
 
 
 def test_tools_without_parameters() -> None:
@@ -189,3 +192,53 @@ def test_a_json_call_of_its_own_accord_is_held_from_its_object_on() -> None:
     assert _allowed_after(constraint, 'So {"name') is None
     call = ("<tool_call>", "\n", '{"', 'name": "f", "arguments": {"n": 5}}', "\n", "</tool_call>")
     assert _allowed_after(constraint, *call) is None
+
+
+KEYWORDS = [
+    *(
+        "type",
+        "enum",
+        "const",
+        "anyOf",
+        "oneOf",
+        "allOf",
+        "$ref",
+        "$defs",
+        "properties",
+        "required",
+        "items",
+        "pattern",
+    ),
+    *("additionalProperties", "minLength", "maxLength", "minimum", "nullable", "description", "prefixItems", "x"),
+]
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats()
+    | st.sampled_from(["string", "#", "#/$defs/x", "(", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYWORDS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYWORDS), ODD, max_size=5))
+def test_what_is_no_schema_has_no_grammar_and_breaks_nothing(schema: dict[str, Any]) -> None:
+    for given_tool in (Tool("f", {"name": "f", "parameters": schema}), tool({"p": schema}, required=["p"])):
+        for form in CallFormat:
+            grammar = call_grammar_of(form)
+            assert grammar.held_calls([grammar.function_of(given_tool, "t", False)])
+            with contextlib.suppress(NoGrammar):
+                grammar.whole_answer([grammar.function_of(given_tool, "t", True)], True)
+
+
+def test_schemas_that_are_nested_too_deep() -> None:
+    deep: Any = {"type": "string"}
+    for _ in range(900):
+        deep = {"type": "array", "items": deep}
+    given_tool = tool({"p": deep}, required=["p"])
+    for form in CallFormat:
+        grammar = call_grammar_of(form)
+        assert grammar.held_calls([grammar.function_of(given_tool, "t", False)])
+        with contextlib.suppress(NoGrammar):
+            grammar.function_of(given_tool, "t", True)
