@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from server.chat.call_markup import CALL_CLOSE, CALL_OPEN, FUNCTION_CLOSE, FUNCTION_OPEN, PARAMETER_OPEN
 from server.chat.conversation import Tool
 from server.chat.value_grammar import (
-    ANNOTATIONS,
     CLOSE,
     FREE_TEXT,
     TEXT,
@@ -19,8 +18,8 @@ from server.chat.value_grammar import (
     literal,
     text_terminal,
     value_grammar,
-    whole_schema,
 )
+from server.chat.whole_schema import ANNOTATIONS, Unclear, whole_schema
 
 MOST_IN_ANY_ORDER = 60  # parameters; more of them come in their own
 # What is held begins with a function's tag: behind the call's, or at the start of a line where that one is missing.
@@ -57,11 +56,12 @@ def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
     """
     path, root = f"{path}.parameters", tool.parameters
     try:
-        schema = whole_schema(root, root)
-    except NoGrammar as error:
+        whole = whole_schema(root, root)
+    except Unclear as error:
         if is_strict:
-            raise NoGrammar(error.reason, path) from None
-        schema = {}
+            raise NoGrammar(str(error), path) from None
+        whole = {}
+    schema = whole if isinstance(whole, Mapping) else {}
     unknown = [key for key in schema if key not in _UNDERSTOOD]
     if is_strict and unknown:
         raise NoGrammar(f"{unknown[0]} cannot be held to here", path)

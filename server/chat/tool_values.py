@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from server.chat.coercion import coerced, to_json
 from server.chat.schema_types import Types, choices_of, resolve, types_of
+from server.chat.whole_schema import Unclear, whole_schema
 
 
 class ValueWriter(Protocol):
@@ -101,9 +102,14 @@ class ArgumentsWriter:
     def __init__(self, parameters: object) -> None:
         """`parameters` is the schema of the tool's arguments; one of another shape declares none."""
         self._parameters = parameters
-        whole = resolve(parameters, parameters)
-        properties = whole.get("properties") if isinstance(whole, Mapping) else None
+        try:
+            found = whole_schema(parameters, parameters)
+        except Unclear:
+            found = resolve(parameters, parameters)
+        whole = found if isinstance(found, Mapping) else {}
+        properties, others = whole.get("properties"), whole.get("additionalProperties")
         self._properties: Mapping[str, Any] = properties if isinstance(properties, Mapping) else {}
+        self._others = others if isinstance(others, Mapping) else None  # the schema of those not declared
         self._given: set[str] = set()
         self._value: ValueWriter = StringWriter()
 
@@ -120,7 +126,7 @@ class ArgumentsWriter:
         """The key, and what stands before it."""
         before = ", " if self._given else "{"
         self._given.add(key)
-        self._value = value_writer(self._properties.get(key), self._parameters)
+        self._value = value_writer(self._properties.get(key, self._others), self._parameters)
         return f"{before}{to_json(key)}: "
 
     def feed_value(self, text: str) -> str:

@@ -5,7 +5,6 @@ schema to an expression in Lark. It may not know the call around the value, nor 
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -15,13 +14,11 @@ from llguidance import regex_to_lark
 
 from server.chat.bounded_schema import bounded
 from server.chat.call_markup import PARAMETER_CLOSE
-from server.chat.schema_types import ANYTHING, json_type, resolve, types_of
+from server.chat.schema_types import ANYTHING, json_type, types_of
+from server.chat.whole_schema import ANNOTATIONS, MAX_DEPTH, Unclear, merged, whole_schema
 
 CLOSE = "\n" + PARAMETER_CLOSE
 TEXT = "TEXT"  # the terminal of a text without further rules; see `text_terminal`
-ANNOTATIONS = frozenset(
-    ("title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "nullable")
-) | {"format", "$schema", "$id", "$comment", "$anchor", "contentEncoding", "contentMediaType", "x-order"}
 _WORDS = {"null": ("null",), "boolean": ("true", "false")}
 _CHOICES = {"enum", "const"}
 _BLANK = r"[\s\x1c-\x1f]*"
@@ -33,7 +30,6 @@ _READ_AS = {  # what a text must not look like, where a value may be of these ty
     "array": rf"""{_BLANK}["'\[{{(](?s:.*)""",
 }
 JSON_OPTIONS = {"whitespace_pattern": r"( |\n[ \t]{0,40})?"}  # bounded: a weak model would go on for ever
-_MAX_DEPTH = 20
 
 
 class NoGrammar(Exception):
@@ -77,6 +73,8 @@ def value_grammar(schema: object, root: object, lenient: bool) -> ValueGrammar:
     """
     try:
         return _value_grammar(schema, root, lenient)
+    except Unclear as error:
+        raise NoGrammar(str(error)) from None
     except RecursionError:
         raise NoGrammar("it is nested too deep") from None
 
@@ -107,17 +105,13 @@ def _name_of(definition: str) -> str:
 
 def _leaves(schema: object, root: object, depth: int) -> Iterator[Mapping[str, Any]]:
     """Schemas of one type each, or of named values, one of which has to fit."""
+    if depth > MAX_DEPTH:
+        raise Unclear("it is nested too deep, or refers to itself")
+    schema = whole_schema(schema, root)
     if schema is False:
         return
     if not isinstance(schema, Mapping):
         schema = {}
-    if depth > _MAX_DEPTH:
-        raise NoGrammar("it is nested too deep, or refers to itself")
-    if "$ref" in schema:
-        target = resolve(schema, root)
-        rest = {key: value for key, value in schema.items() if key != "$ref"}
-        yield from _leaves(_merged(rest, target), root, depth + 1)
-        return
     if schema.get("nullable") is True:
         yield {"type": "null"}
     if _CHOICES & schema.keys():
@@ -127,60 +121,14 @@ def _leaves(schema: object, root: object, depth: int) -> Iterator[Mapping[str, A
         if isinstance(schema.get(key), list):
             rest = {name: value for name, value in schema.items() if name != key}
             for branch in schema[key]:
-                yield from _leaves(_merged(rest, branch), root, depth + 1)
+                yield from _leaves(merged(rest, branch), root, depth + 1)
             return
-    if isinstance(schema.get("allOf"), list):
-        yield from _leaves(_without_all_of(schema, root), root, depth + 1)
-        return
     types = types_of(schema, root)
     if types == ANYTHING and ANNOTATIONS.issuperset(schema):
         yield {}
-    elif "integer" in types and "number" in types:
-        yield from ({**schema, "type": kind} for kind in sorted(types - {"integer"}))
     else:
-        yield from ({**schema, "type": kind} for kind in sorted(types))
-
-
-def _without_all_of(schema: Mapping[str, Any], root: object) -> object:
-    whole: object = {name: value for name, value in schema.items() if name != "allOf"}
-    for branch in schema["allOf"]:
-        whole = _merged(whole, resolve(branch, root))
-    return whole
-
-
-def whole_schema(schema: object, root: object) -> Mapping[str, Any]:
-    """A tool's schema with its references and what `allOf` adds put in place; empty for what is none."""
-    for _ in range(_MAX_DEPTH):
-        if not isinstance(schema, Mapping):
-            return {}
-        if "$ref" in schema:
-            schema = _merged({key: value for key, value in schema.items() if key != "$ref"}, resolve(schema, root))
-        elif isinstance(schema.get("allOf"), list):
-            schema = _without_all_of(schema, root)
-        else:
-            return schema
-    raise NoGrammar("it is nested too deep, or refers to itself")
-
-
-def _merged(one: object, other: object) -> object:
-    """A schema that fits what fits both."""
-    if one is False or other is False:
-        return False
-    if not isinstance(one, Mapping) or not one:
-        return other
-    if not isinstance(other, Mapping):
-        return one
-    merged = dict(one)
-    for key, value in other.items():
-        if key not in merged or key in ANNOTATIONS or merged[key] == value:
-            merged[key] = value
-        elif key == "properties" and isinstance(value, Mapping) and isinstance(merged[key], Mapping):
-            merged[key] = {**merged[key], **value}
-        elif key == "required" and isinstance(value, list) and isinstance(merged[key], list):
-            merged[key] = [*merged[key], *(name for name in value if name not in merged[key])]
-        else:
-            raise NoGrammar(f"{key} is said twice, in parts that have to fit together")
-    return merged
+        kinds = types - {"integer"} if "number" in types else types
+        yield from ({**schema, "type": kind} for kind in sorted(kinds))
 
 
 def _types(leaf: Mapping[str, Any], root: object) -> frozenset[str]:
@@ -239,14 +187,20 @@ def _string_patterns(leaf: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _count(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
+    """A number of characters; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0 or value < 0:
+        return None
+    return int(value)
 
 
 def _anywhere(pattern: str) -> str:
     """A schema's pattern may be found anywhere in a text, unless it says where."""
     from_start, to_end = pattern.startswith("^"), pattern.endswith("$") and not pattern.endswith("\\$")
     core = pattern[from_start : len(pattern) - to_end]
-    lark = regex_to_lark(core, use_ascii="dw")
+    try:
+        lark = regex_to_lark(core, use_ascii="dw")
+    except ValueError as error:  # half a character too
+        raise NoGrammar(f"its pattern cannot be read: {error}") from None
     before, after = "" if from_start else "(?s:.*)", "" if to_end else "(?s:.*)"
     return f"{before}({lark}){after}"
 
@@ -266,8 +220,5 @@ def literal(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return (
-        re.sub(r"[/<>\n-]", lambda found: "\\n" if found[0] == "\n" else "\\" + found[0], text)
-        .replace("\\<", "<")
-        .replace("\\>", ">")
-    )
+    """A text as part of a pattern; there is nothing more to escape in a closing tag."""
+    return text.replace("/", "\\/").replace("\n", "\\n")

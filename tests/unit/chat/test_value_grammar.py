@@ -1,6 +1,7 @@
 """What texts a parameter's grammar admits, and which schemas have none."""
 
 import contextlib
+import json
 import re
 from typing import Any
 
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 
 from engine.constraints.constraints import Constraints
 from engine.types import Constraint
-from server.chat.call_formats import CallFormat, call_grammar_of
+from server.chat.call_formats import CallFormat, call_grammar_of, call_parser
 from server.chat.call_grammar import function_of, held_calls, single_value, whole_answer
+from server.chat.call_pieces import CallArguments
 from server.chat.conversation import Tool
-from server.chat.value_grammar import CLOSE, TEXT, NoGrammar, text_terminal
+from server.chat.value_grammar import CLOSE, FREE_TEXT, TEXT, NoGrammar, text_terminal, value_grammar
 from tests.support.grammar_walks import EOS, TOKENS, vocabulary
 
 CONSTRAINTS = Constraints(vocabulary, (EOS,))
@@ -91,6 +93,7 @@ def test_values(schema: dict[str, Any], fits: list[str], does_not: list[str]) ->
         ({"type": "string", "const": 5}, "no value"),
         ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "type is said twice"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "less than"),
+        ({"type": "string", "pattern": "\ud800"}, "pattern cannot be read"),
         ({"$ref": "#/$defs/Loop"}, "refers to itself"),
     ],
 )
@@ -230,6 +233,37 @@ def test_what_is_no_schema_has_no_grammar_and_breaks_nothing(schema: dict[str, A
             assert grammar.held_calls([grammar.function_of(given_tool, "t", False)])
             with contextlib.suppress(NoGrammar):
                 grammar.whole_answer([grammar.function_of(given_tool, "t", True)], True)
+
+
+@pytest.mark.parametrize("length", [float("inf"), float("nan"), 2.5, -1, True, "2", None])
+def test_lengths_that_are_none_do_not_count(length: Any) -> None:
+    schema = {"type": "string", "minLength": length, "maxLength": length}
+    assert value_grammar(schema, {}, lenient=False) == FREE_TEXT
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text", "expected"),
+    [
+        ({"allOf": [{"properties": {"p": {"type": "integer"}}}], "required": ["p"]}, "5", 5),
+        (
+            {"$ref": "#/$defs/T", "$defs": {"T": {"properties": {"p": {"type": "null"}}, "required": ["p"]}}},
+            "null",
+            None,
+        ),
+        ({"additionalProperties": {"type": "boolean"}, "required": ["p"]}, "true", True),
+    ],
+)
+def test_what_the_grammar_types_the_parser_types(parameters: dict[str, Any], text: str, expected: Any) -> None:
+    given_tool = Tool("f", {"name": "f", "parameters": {"type": "object", **parameters}})
+    grammar = call_grammar_of(CallFormat.XML)
+    answer = f"<tool_call>\n<function=f>\n<parameter=p>\n{text}\n</parameter>\n</function>\n</tool_call>"
+    assert admits(grammar.whole_answer([grammar.function_of(given_tool, "t", True)], False), answer)
+    assert not admits(
+        grammar.whole_answer([grammar.function_of(given_tool, "t", True)], False), answer.replace(text, "x")
+    )
+    parser = call_parser(CallFormat.XML, (given_tool,), are_held=True)
+    fragments = [p.fragment for p in [*parser.feed(answer), *parser.finish()] if isinstance(p, CallArguments)]
+    assert json.loads("".join(fragments)) == {"p": expected}
 
 
 def test_schemas_that_are_nested_too_deep() -> None:
