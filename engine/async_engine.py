@@ -18,7 +18,7 @@ from engine.cache.lower_tier import LowerTier
 from engine.cache.manager import CacheManager
 from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, LowerTierStats, StepStats, TokenStream
 from engine.core import EngineCore
-from engine.errors import InvariantViolation, Overloaded, RequestError
+from engine.errors import InvariantViolation, Overloaded
 from engine.filing import StateFiles
 from engine.mover import Mover
 from engine.plan import Executor, StepPlan, StepResult
@@ -80,9 +80,7 @@ class AsyncEngine:
 
     async def check(self, constraint: Constraint) -> None:
         """See `EngineClient.check`."""
-        if self._core.constraints is None:
-            raise RequestError("this engine has no vocabulary to hold answers to grammars with")
-        await asyncio.to_thread(self._core.constraints.compile, constraint)
+        await asyncio.to_thread(self._core.check, constraint)
 
     # --- the loop -------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from engine.plan import StepPlan, StepResult
 from engine.scheduler.budget import StepBudget
 from engine.scheduler.scheduler import Scheduler, SequenceUpdate
 from engine.scheduler.sequence import Sequence
-from engine.types import CacheTier, GenerationRequest, TokenOutput
+from engine.types import CacheTier, Constraint, GenerationRequest, TokenOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,17 @@ class EngineCore:
 
     def _validate_constraint(self, request: GenerationRequest) -> None:
         assert request.constraint is not None
-        if self.constraints is None:
-            raise RequestError("this engine has no vocabulary to hold answers to grammars with")
         if request.constraint.opening is None:
             for name in ("ignore_eos", "min_tokens"):
                 if getattr(request.sampling, name):
                     raise RequestError(f"{name} is not possible where the answer has a form to end in", param=name)
-        self.constraints.compile(request.constraint)
+        self.check(request.constraint)
+
+    def check(self, constraint: Constraint) -> None:
+        """Compile it, which may take a moment, for all who have the same. Raises `RequestError`. For any thread."""
+        if self.constraints is None:
+            raise RequestError("this engine has no vocabulary to hold answers to grammars with")
+        self.constraints.compile(constraint)
 
     def add(self, request: GenerationRequest) -> Sequence:
         """Queue a validated request."""

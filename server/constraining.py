@@ -12,8 +12,7 @@ from engine.client import EngineClient
 from engine.errors import RequestError
 from engine.types import Constraint
 from server.chat.answer_form import CallPolicy, TextForm, form_grammar
-from server.chat.call_formats import CallGrammar
-from server.chat.call_grammar import Function, Parameter, single_value
+from server.chat.call_grammar import CallGrammar, Function, Parameter, single_value
 from server.chat.conversation import Tool
 from server.chat.value_grammar import NoGrammar
 from server.errors import InvalidRequest
@@ -44,59 +43,54 @@ class Constrainer:
             InvalidRequest: there is no such form, or it cannot be held to: which part of the request, and why.
         """
         try:
-            if policy.is_required:
+            if form is not None and not policy.is_required:
+                return await self._text(form)
+            if policy.is_required or (tools and (self._holds_calls or any(_is_strict(tool) for tool in tools))):
                 return await self._calls(tools, policy)
-            if form is not None:
-                return await self._compiled(Constraint(form_grammar(form)), form.path)
-            if tools and (self._holds_calls or any(_is_strict(tool) for tool in tools)):
-                return await self._held(tools, policy)
         except NoGrammar as error:
-            raise _refusal(error) from None
+            raise InvalidRequest(
+                f"{error.path} cannot be held to: {error.reason.rstrip('.')}.", param=error.path, code="invalid_schema"
+            ) from None
         return None
 
-    async def _calls(self, tools: Sequence[Tool], policy: CallPolicy) -> Constraint:
+    async def _text(self, form: TextForm) -> Constraint:
+        constraint = Constraint(form_grammar(form))
+        if problem := await self._problem(constraint):
+            raise NoGrammar(problem, form.path)
+        return constraint
+
+    async def _calls(self, tools: Sequence[Tool], policy: CallPolicy) -> Constraint | None:
         functions = [
-            self._grammar.function_of(tool, f"tools[{number}].function", True)
+            self._grammar.function_of(tool, f"tools[{number}].function", policy.is_required or _is_strict(tool))
             for number, tool in enumerate(tools)
             if policy.names is None or tool.name in policy.names
         ]
-        constraint = Constraint(self._grammar.whole_answer(functions, policy.several), None, self._values)
-        try:
-            await self._engine.check(constraint)
-        except RequestError as error:
-            raise await self._located(functions, error) from None
-        return constraint
+        constraint = self._constraint_of(functions, policy)
+        if await self._problem(constraint) is None:
+            return constraint
+        freed = [await self._freed(function) for function in functions]
+        constraint = self._constraint_of(freed, policy)
+        problem = await self._problem(constraint)
+        if problem is None:
+            return constraint
+        if any(function.is_strict for function in functions):
+            raise NoGrammar(problem, "tools")
+        self._tell_once("tools", problem)
+        return None
 
-    async def _held(self, tools: Sequence[Tool], policy: CallPolicy) -> Constraint | None:
-        functions = []
-        strict = set()
-        for number, tool in enumerate(tools):
-            if policy.names is not None and tool.name not in policy.names:
-                continue
-            functions.append(self._grammar.function_of(tool, f"tools[{number}].function", _is_strict(tool)))
-            if _is_strict(tool):
-                strict.add(tool.name)
-        constraint = Constraint(self._grammar.held_calls(functions), self._grammar.opening, self._values)
-        try:
-            await self._engine.check(constraint)
-        except RequestError:
-            freed = [await self._freed(function, function.name in strict) for function in functions]
-            constraint = Constraint(self._grammar.held_calls(freed), self._grammar.opening, self._values)
-            try:
-                await self._engine.check(constraint)
-            except RequestError as error:
-                if strict:
-                    raise NoGrammar(error.message, "tools") from None
-                self._tell_once("tools", error.message)
-                return None
-        return constraint
+    def _constraint_of(self, functions: Sequence[Function], policy: CallPolicy) -> Constraint:
+        if policy.is_required:
+            return Constraint(self._grammar.whole_answer(functions, policy.several), None, self._values)
+        return Constraint(self._grammar.held_calls(functions), self._grammar.opening, self._values)
 
-    async def _freed(self, function: Function, is_strict: bool) -> Function:
-        """The function, with free text for those parameters whose values no grammar can be made of."""
+    async def _freed(self, function: Function) -> Function:
+        """The function, with parameters free whose values have no grammar. Raises `NoGrammar` for a strict one."""
         parameters: list[Parameter] = []
         for parameter in function.parameters:
-            problem = await self._problem(parameter)
-            if problem and is_strict:
+            problem = None
+            if parameter.grammar != self._grammar.free:
+                problem = await self._problem(Constraint(single_value(parameter)))
+            if problem and function.is_strict:
                 raise NoGrammar(problem, parameter.path)
             if problem:
                 self._tell_once(parameter.path, problem)
@@ -108,36 +102,14 @@ class Constrainer:
             self._told.add(path)
             logger.warning("%s in a request cannot be held to and is left free: %s", path[:200], problem[:500])
 
-    async def _located(self, functions: Sequence[Function], error: RequestError) -> InvalidRequest:
-        """Which parameter it is that no grammar can be made of."""
-        for function in functions:
-            for parameter in function.parameters:
-                if problem := await self._problem(parameter):
-                    return _refusal(NoGrammar(problem, parameter.path))
-        return _refusal(NoGrammar(error.message, "tools"))
-
-    async def _problem(self, parameter: Parameter) -> str | None:
-        if parameter.grammar == self._grammar.free:
-            return None
+    async def _problem(self, constraint: Constraint) -> str | None:
+        """Why the engine cannot hold an answer to it."""
         try:
-            await self._engine.check(Constraint(single_value(parameter)))
+            await self._engine.check(constraint)
         except RequestError as error:
             return error.message
         return None
 
-    async def _compiled(self, constraint: Constraint, path: str) -> Constraint:
-        try:
-            await self._engine.check(constraint)
-        except RequestError as error:
-            raise NoGrammar(error.message, path) from None
-        return constraint
-
 
 def _is_strict(tool: Tool) -> bool:
     return tool.spec.get("strict") is True
-
-
-def _refusal(error: NoGrammar) -> InvalidRequest:
-    return InvalidRequest(
-        f"{error.path} cannot be held to: {error.reason.rstrip('.')}.", param=error.path, code="invalid_schema"
-    )

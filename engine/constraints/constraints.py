@@ -58,8 +58,10 @@ class Constraints:
                 return self._compiled[grammar]
         if len(grammar) > MOST_GRAMMAR_CHARACTERS:
             raise RequestError(f"the grammar is longer than {MOST_GRAMMAR_CHARACTERS} characters")
-        if any(0xD800 <= ord(character) < 0xE000 for character in set(grammar)):
-            raise RequestError("the grammar has half a character, a lone surrogate, in it")
+        try:
+            grammar.encode()
+        except UnicodeEncodeError:
+            raise RequestError("the grammar has half a character, a lone surrogate, in it") from None
         compiled = LLMatcher(self._table.inner, grammar, log_level=0, limits=LIMITS)
         if compiled.is_error():
             raise RequestError(_readable(compiled.get_error()))

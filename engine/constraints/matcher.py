@@ -1,7 +1,9 @@
 """`Matcher`: how far one answer has come in its grammar, and which tokens may go on from there."""
 
 import re
+from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
 from llguidance import LLMatcher
 
@@ -9,6 +11,7 @@ from engine.constraints.syntax import Syntax
 from engine.constraints.vocabulary import TokenTable
 from engine.types import Constraint
 
+NO_TOKEN = -1
 MOST_OPENING_BYTES = 512  # of the text before a token are looked at for an opening
 
 
@@ -32,14 +35,10 @@ class Matcher:
         self._table = table
         self._opening = re.compile(constraint.opening.encode(), re.DOTALL) if constraint.opening is not None else None
         self._held = compiled.deep_copy() if self._opening is None else None
-        self._recent: list[int] = []
-        self._is_cut = False  # there were more before these
+        self._recent: deque[tuple[int, bytes]] = deque()
+        self._text = b""
+        self._forget_text()
         self._syntax = Syntax(*constraint.values) if constraint.values is not None else None
-
-    @property
-    def is_holding(self) -> bool:
-        """Whether a next token has to fit."""
-        return self._held is not None
 
     def advance(self, token_ids: list[int]) -> None:
         """These were generated. Raises `ConstraintFailed`."""
@@ -52,8 +51,7 @@ class Matcher:
                 self._read_syntax([token_id])
                 if self._opening is not None and self._held.is_stopped():
                     self._held = None
-                    self._recent.clear()
-                    self._is_cut = False
+                    self._forget_text()
 
     def mask(self) -> Mask | None:
         """What may come next; None for anything. Raises `ConstraintFailed`."""
@@ -65,29 +63,31 @@ class Matcher:
 
     def _look_for_opening(self, token_id: int) -> None:
         assert self._opening is not None
-        self._recent.append(token_id)
-        pieces = [self._table.bytes_of(recent) for recent in self._recent]
-        while sum(map(len, pieces)) > MOST_OPENING_BYTES:
-            pieces.pop(0)
-            self._recent.pop(0)
-            self._is_cut = True
-        text = b"".join(pieces)
-        found = self._opening.search(text if self._is_cut else b"\n" + text)
+        piece = self._table.bytes_of(token_id)
+        self._recent.append((token_id, piece))
+        self._text += piece
+        while len(self._text) > MOST_OPENING_BYTES:
+            self._text = self._text[len(self._recent.popleft()[1]) :]
+        found = self._opening.search(self._text)
         if found is None:
             return
-        start, num_bytes = found.start("held") - (not self._is_cut), 0
-        for number, piece in enumerate(pieces):
-            if num_bytes == start:
-                self._hold(self._recent[number:])
+        num_bytes = 0
+        for number, (_, piece) in enumerate(self._recent):
+            if num_bytes == found.start("held"):
+                self._hold([token_id for token_id, _ in islice(self._recent, number, None)])
                 return
             num_bytes += len(piece)
+
+    def _forget_text(self) -> None:
+        """What comes next stands at the start of a line."""
+        self._recent = deque([(NO_TOKEN, b"\n")])
+        self._text = b"\n"
 
     def _hold(self, token_ids: list[int]) -> None:
         """From here on, unless what is there already fits nothing."""
         held = self._compiled.deep_copy()
         if held.try_consume_tokens(token_ids) == len(token_ids) and not held.is_error():
             self._held = held
-            self._recent.clear()
             self._read_syntax(token_ids)
 
     def _read_syntax(self, token_ids: list[int]) -> None:

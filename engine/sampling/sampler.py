@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from engine.constraints.matcher import ConstraintFailed, Mask
+from engine.errors import InvariantViolation
 from engine.plan import SampleSpec, SequenceResult, StepPlan
 from engine.sampling.draw import Draw, Drawn, NoToken
 from engine.sampling.random import uniform
@@ -16,8 +17,8 @@ SampleKernel = Callable[[Tensor, Sequence[Draw], int], Sequence[Drawn | NoToken]
 
 
 def no_mask(number: int) -> None:
-    """For engines without constraints."""
-    raise ConstraintFailed("this engine has no vocabulary to hold answers to grammars with")
+    """For engines without constraints, which take no request that has one."""
+    raise InvariantViolation(f"there is no matcher {number}")
 
 
 def sample(

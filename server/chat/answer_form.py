@@ -47,19 +47,17 @@ def form_grammar(form: TextForm) -> str:
     """The grammar of a text. Raises `NoGrammar` for what is none; whether it makes sense the engine says."""
     match form.kind:
         case "json_schema":
-            return f"start: {json_start(form)}\n"
+            return f"start: {_json(form)}\n"
         case "choice":
             return f"start: {' | '.join(literal(choice) for choice in _choices(form))}\n"
-        case "regex":
-            return grammar_from("regex", _text(form))
-        case "grammar":
+        case "regex" | "grammar":
             try:
-                return grammar_from("grammar", _text(form))
-            except ValueError as error:
-                raise NoGrammar(str(error), form.path) from error
+                return grammar_from(form.kind, _text(form))
+            except ValueError as error:  # half a character too
+                raise NoGrammar(str(error), form.path) from None
 
 
-def json_start(form: TextForm) -> str:
+def _json(form: TextForm) -> str:
     """An expression in Lark for JSON of the form's schema."""
     schema = form.value
     if isinstance(schema, str):
@@ -87,6 +85,4 @@ def _choices(form: TextForm) -> Sequence[str]:
 def _text(form: TextForm) -> str:
     if not isinstance(form.value, str) or not form.value:
         raise NoGrammar("it must be a text, and not empty", form.path)
-    if not form.value.isascii() and any(0xD800 <= ord(character) < 0xE000 for character in form.value):
-        raise NoGrammar("it has half a character, a lone surrogate, in it", form.path)
     return form.value

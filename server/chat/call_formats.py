@@ -4,17 +4,14 @@ Lives here: the forms, which parser reads which, and which grammar holds which. 
 template's own business.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
-from server.chat import call_grammar, hermes_grammar
-from server.chat.call_grammar import Function
+from server.chat.call_grammar import XML_GRAMMAR, CallGrammar
 from server.chat.call_parser import CallParser
 from server.chat.conversation import Tool
 from server.chat.hermes_calls import HermesCallParser
+from server.chat.hermes_grammar import HERMES_GRAMMAR
 from server.chat.tool_calls import ToolCallParser
-from server.chat.value_grammar import FREE_TEXT, ValueGrammar
 
 
 class CallFormat(Enum):
@@ -36,30 +33,6 @@ def call_parser(form: CallFormat, tools: tuple[Tool, ...], are_held: bool = Fals
     return HermesCallParser(tools) if form is CallFormat.HERMES else ToolCallParser(tools, are_held)
 
 
-@dataclass(frozen=True, slots=True)
-class CallGrammar:
-    """How grammars of a form are made.
-
-    Attributes:
-        opening: see `engine.types.Constraint`.
-        values: see there.
-        free: the grammar of a value that may be anything.
-        function_of: a tool, named by a path in the request, and whether it is strict. Raises `NoGrammar`.
-        whole_answer: the grammar of an answer of calls, one or several.
-        held_calls: the grammar of one call from where `opening` holds it.
-    """
-
-    opening: str
-    values: tuple[str, str]
-    free: ValueGrammar
-    function_of: Callable[[Tool, str, bool], Function]
-    whole_answer: Callable[[Sequence[Function], bool], str]
-    held_calls: Callable[[Sequence[Function]], str]
-
-
 def call_grammar_of(form: CallFormat) -> CallGrammar:
-    """The grammars of a form."""
-    module, free = (
-        (hermes_grammar, hermes_grammar.ANY_ARGUMENTS) if form is CallFormat.HERMES else (call_grammar, FREE_TEXT)
-    )
-    return CallGrammar(module.OPENING, module.VALUES, free, module.function_of, module.whole_answer, module.held_calls)
+    """How grammars of a form are made."""
+    return HERMES_GRAMMAR if form is CallFormat.HERMES else XML_GRAMMAR

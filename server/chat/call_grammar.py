@@ -4,13 +4,19 @@ Lives here: from the tools on offer to a grammar in Lark. Each parameter comes o
 come once, in any order. It may not know requests, nor who compiles the grammar.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from server.chat.call_markup import CALL_CLOSE, CALL_OPEN, FUNCTION_CLOSE, FUNCTION_OPEN, PARAMETER_OPEN
+from server.chat.call_markup import (
+    CALL_CLOSE,
+    CALL_OPEN,
+    FUNCTION_CLOSE,
+    FUNCTION_OPEN,
+    HELD_VALUE_CLOSE,
+    PARAMETER_OPEN,
+)
 from server.chat.conversation import Tool
 from server.chat.value_grammar import (
-    CLOSE,
     FREE_TEXT,
     TEXT,
     NoGrammar,
@@ -24,7 +30,9 @@ from server.chat.whole_schema import ANNOTATIONS, Unclear, whole_schema
 MOST_IN_ANY_ORDER = 60  # parameters; more of them come in their own
 # What is held begins with a function's tag: behind the call's, or at the start of a line where that one is missing.
 OPENING = rf"(?:(?P<open>{CALL_OPEN}\s*)|\n[ \t]*)(?P<held>{FUNCTION_OPEN[:-1]}(?(open)=?|=)[^\s>]*)\Z"
-VALUES = (rf"{PARAMETER_OPEN}[^>\n]*>\n", CLOSE)  # where a parameter's value begins, and what ends it
+VALUES = (rf"{PARAMETER_OPEN}[^>\n]*>\n", HELD_VALUE_CLOSE)  # where a parameter's value begins, and what ends it
+CALL_END = literal("\n" + CALL_CLOSE)
+_PARAMETER = "\n" + PARAMETER_OPEN
 _NAME = r"/[^>\s=][^>\n]*/"
 _UNDERSTOOD = ANNOTATIONS | {"type", "properties", "required", "additionalProperties", "$defs", "definitions"}
 
@@ -41,19 +49,44 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A tool as its grammar sees it. With `takes_any` it has parameters of any name besides."""
+    """A tool as its grammar sees it. A strict one is held to all that its schema says, another one to what can be held.
+    With `takes_any` it has parameters of any name."""
 
     name: str
     parameters: tuple[Parameter, ...]
+    is_strict: bool
     takes_any: bool = False
 
 
-def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
-    """A tool; a strict one is to be held to all that its schema says, another one to what can be held.
+@dataclass(frozen=True, slots=True)
+class CallGrammar:
+    """How grammars of a form of calls are made.
 
-    Raises:
-        NoGrammar: a strict one cannot be.
+    Attributes:
+        opening: see `engine.types.Constraint`.
+        values: see there.
+        free: the grammar of a value that may be anything.
+        function_of: a tool, its path in the request, and whether it is strict. Raises `NoGrammar` for a strict one.
+        whole_answer: the grammar of an answer of calls, one or several.
+        held_calls: the grammar of one call from where `opening` holds it.
     """
+
+    opening: str
+    values: tuple[str, str]
+    free: ValueGrammar
+    function_of: Callable[[Tool, str, bool], Function]
+    whole_answer: Callable[[Sequence[Function], bool], str]
+    held_calls: Callable[[Sequence[Function]], str]
+
+
+def answer_rules(inside: str, several: bool) -> str:
+    """The answer is calls and nothing else: one, or as many as the model likes. `inside` is a rule."""
+    more = ' ("\\n" call)*' if several else ""
+    return f"start: call{more}\ncall: {literal(CALL_OPEN + chr(10))} {inside} {CALL_END}"
+
+
+def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
+    """See `CallGrammar`."""
     path, root = f"{path}.parameters", tool.parameters
     try:
         whole = whole_schema(root, root)
@@ -76,7 +109,7 @@ def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
         for name, value in {**properties, **undeclared}.items()
         if (parameter := _parameter(name, value, root, f"{path}.properties.{name}", name in required, is_strict))
     ]
-    return Function(tool.name, tuple(parameters), takes_any=not properties and others is True)
+    return Function(tool.name, tuple(parameters), is_strict, takes_any=not properties and others is True)
 
 
 def _parameter(
@@ -93,20 +126,17 @@ def _parameter(
 
 
 def whole_answer(functions: Sequence[Function], several: bool) -> str:
-    """The answer is calls and nothing else: one, or as many as the model likes."""
-    return _grammar(functions, "start: call" + ' ("\\n" call)*' * several)
+    """See `CallGrammar`."""
+    return _grammar(functions, answer_rules("function", several))
 
 
 def held_calls(functions: Sequence[Function]) -> str:
-    """One call from its function's tag on, for where text around it is free: see `OPENING`."""
-    return _grammar(functions, f"start: function ({literal(_CLOSE)})?")
-
-
-_CLOSE = "\n" + CALL_CLOSE
+    """See `CallGrammar`. The call's own closing tag may be missing where its opening one is."""
+    return _grammar(functions, f"start: function ({CALL_END})?")
 
 
 def _grammar(functions: Sequence[Function], start: str) -> str:
-    lines = [start, f"call: {literal(CALL_OPEN + chr(10))} function {literal(_CLOSE)}"]
+    lines = [start]
     names = " | ".join(f"f{number}" for number in range(len(functions)))
     lines.append(f"function: {literal(FUNCTION_OPEN)} ({names}) {literal(chr(10) + FUNCTION_CLOSE)}")
     for number, function in enumerate(functions):
@@ -140,9 +170,9 @@ def _function_rules(number: str, function: Function) -> Iterator[str]:
         yield f"v{number}_{i}: {literal(_PARAMETER + parameter.name + '>' + chr(10))} {parameter.grammar.expression}"
 
 
-_PARAMETER = "\n" + PARAMETER_OPEN
-
-
 def single_value(parameter: Parameter) -> str:
     """A grammar of nothing but a parameter's values, to see whether there is one."""
     return "\n".join([f"start: {parameter.grammar.expression}", text_terminal(), *parameter.grammar.terminals, ""])
+
+
+XML_GRAMMAR = CallGrammar(OPENING, VALUES, FREE_TEXT, function_of, whole_answer, held_calls)

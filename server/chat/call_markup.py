@@ -13,6 +13,7 @@ from server.chat.text_tail import Tail
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 FUNCTION_OPEN, FUNCTION_CLOSE = "<function=", "</function>"
 PARAMETER_OPEN, PARAMETER_CLOSE = "<parameter=", "</parameter>"
+HELD_VALUE_CLOSE = "\n" + PARAMETER_CLOSE  # of a value that was held to a grammar
 
 _AFTER_PARAMETER = (PARAMETER_OPEN, FUNCTION_CLOSE, CALL_CLOSE, CALL_OPEN, FUNCTION_OPEN)
 _AFTER_FUNCTION = (CALL_CLOSE, CALL_OPEN, FUNCTION_OPEN)

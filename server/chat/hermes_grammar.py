@@ -6,7 +6,7 @@ Lives here: from the tools on offer to a grammar in Lark. It may not know reques
 import json
 from collections.abc import Iterator, Sequence
 
-from server.chat.call_grammar import Function, Parameter
+from server.chat.call_grammar import CALL_END, CallGrammar, Function, Parameter, answer_rules
 from server.chat.call_markup import CALL_CLOSE, CALL_OPEN
 from server.chat.conversation import Tool
 from server.chat.value_grammar import NoGrammar, ValueGrammar, json_grammar, literal
@@ -18,7 +18,7 @@ ANY_ARGUMENTS = ValueGrammar(json_grammar({"type": "object"}, {}))
 
 
 def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
-    """A tool, with all its arguments as one value. Raises `NoGrammar` for a strict one that is nested too deep."""
+    """See `CallGrammar`. All arguments are one value."""
     path, schema = f"{path}.parameters", {"type": "object", **tool.parameters}
     try:
         arguments = ValueGrammar(json_grammar(schema, schema, lenient=not is_strict))
@@ -26,22 +26,21 @@ def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
         if is_strict:
             raise NoGrammar("it is nested too deep", path) from None
         arguments = ANY_ARGUMENTS
-    return Function(tool.name, (Parameter(path, ARGUMENTS, arguments, is_required=True),))
+    return Function(tool.name, (Parameter(path, ARGUMENTS, arguments, is_required=True),), is_strict)
 
 
 def whole_answer(functions: Sequence[Function], several: bool) -> str:
-    """The answer is calls and nothing else: one, or as many as the model likes."""
-    return _grammar(functions, "start: call" + ' ("\\n" call)*' * several)
+    """See `CallGrammar`."""
+    return _grammar(functions, answer_rules("object", several))
 
 
 def held_calls(functions: Sequence[Function]) -> str:
-    """One call from its object on, for where text around it is free: see `OPENING`."""
-    return _grammar(functions, "start: object _close")
+    """See `CallGrammar`."""
+    return _grammar(functions, f"start: object {CALL_END}")
 
 
 def _grammar(functions: Sequence[Function], start: str) -> str:
-    lines = [start, f"call: {literal(CALL_OPEN + chr(10))} object _close", f"_close: {literal(chr(10) + CALL_CLOSE)}"]
-    lines.append("object: " + " | ".join(f"f{number}" for number in range(len(functions))))
+    lines = [start, "object: " + " | ".join(f"f{number}" for number in range(len(functions)))]
     for number, function in enumerate(functions):
         lines += _function_rules(f"{number}", function)
     return "\n".join([*lines, ""])
@@ -51,3 +50,6 @@ def _function_rules(number: str, function: Function) -> Iterator[str]:
     [arguments] = function.parameters
     head = f'{{"name": {json.dumps(function.name, ensure_ascii=False)}, "{ARGUMENTS}": '
     yield f'f{number}: {literal(head)} {arguments.grammar.expression} "}}"'
+
+
+HERMES_GRAMMAR = CallGrammar(OPENING, VALUES, ANY_ARGUMENTS, function_of, whole_answer, held_calls)

@@ -40,7 +40,7 @@ up to the first line that begins with its closer.
 from server.chat.call_markup import (
     CALL_CLOSE,
     FUNCTION_CLOSE,
-    PARAMETER_CLOSE,
+    HELD_VALUE_CLOSE,
     PARAMETER_OPEN,
     NeedMore,
     Opening,
@@ -54,8 +54,6 @@ from server.chat.call_markup import (
 from server.chat.call_parser import CallParser
 from server.chat.conversation import Tool
 from server.chat.tool_values import ArgumentsWriter
-
-_HELD_CLOSE = "\n" + PARAMETER_CLOSE
 
 
 class ToolCallParser(CallParser):
@@ -170,13 +168,13 @@ class ToolCallParser(CallParser):
             if tail.is_empty:
                 return False
             self._write_value(tail.take(tail.at + 1))  # the line break after the tag is not one before a closer
-        found = tail.find(_HELD_CLOSE)
+        found = tail.find(HELD_VALUE_CLOSE)
         if found < 0:
-            self._write_value(tail.take(len(tail.text) - tail.num_begun(_HELD_CLOSE)))
+            self._write_value(tail.take(len(tail.text) - tail.num_begun(HELD_VALUE_CLOSE)))
             return False
         self._write_value(tail.take(found))
         self._give_arguments(self._arguments.end_value())
-        tail.at = found + len(_HELD_CLOSE)
+        tail.at = found + len(HELD_VALUE_CLOSE)
         self._state = self._read_body
         return True
 

@@ -13,11 +13,10 @@ from typing import Any
 from llguidance import regex_to_lark
 
 from server.chat.bounded_schema import bounded
-from server.chat.call_markup import PARAMETER_CLOSE
+from server.chat.call_markup import HELD_VALUE_CLOSE as CLOSE
 from server.chat.schema_types import ANYTHING, json_type, types_of
 from server.chat.whole_schema import ANNOTATIONS, MAX_DEPTH, Unclear, merged, whole_schema
 
-CLOSE = "\n" + PARAMETER_CLOSE
 TEXT = "TEXT"  # the terminal of a text without further rules; see `text_terminal`
 _WORDS = {"null": ("null",), "boolean": ("true", "false")}
 _CHOICES = {"enum", "const"}

@@ -13,9 +13,10 @@ from engine.constraints.constraints import Constraints
 from engine.types import Constraint
 from server.chat.call_formats import CallFormat, call_grammar_of, call_parser
 from server.chat.call_grammar import function_of, held_calls, single_value, whole_answer
+from server.chat.call_markup import HELD_VALUE_CLOSE as CLOSE
 from server.chat.call_pieces import CallArguments
 from server.chat.conversation import Tool
-from server.chat.value_grammar import CLOSE, FREE_TEXT, TEXT, NoGrammar, text_terminal, value_grammar
+from server.chat.value_grammar import FREE_TEXT, TEXT, NoGrammar, text_terminal, value_grammar
 from tests.support.grammar_walks import EOS, TOKENS, vocabulary
 
 CONSTRAINTS = Constraints(vocabulary, (EOS,))
