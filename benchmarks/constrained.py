@@ -4,11 +4,13 @@
 
 Streams of one length each, alone and together. `call` writes a long text into a tool's parameter, `json` an array of
 texts, both held from the first token on; `auto` is free text in which the beginning of a call is looked for. "Loss" is
-the time that decoding takes longer, the median of the pairs.
+the time that decoding takes longer, the median of the pairs. Before that, without the model: what compiling a grammar
+takes, and each mask on the way through an answer that has this file's text in it.
 """
 
 import argparse
 import asyncio
+import json
 import random
 import statistics
 import time
@@ -22,11 +24,13 @@ from benchmarks.pairs import FIRST_ID, LAST_ID
 from benchmarks.writing import write_results
 from engine import EngineConfig, load_engine
 from engine.async_engine import AsyncEngine
+from engine.constraints.constraints import Constraints
 from engine.runner.machine import num_cores
 from engine.types import Constraint, GenerationRequest, SamplingParams
 from server.chat.answer_form import TextForm, form_grammar
 from server.chat.call_grammar import OPENING, function_of, held_calls, whole_answer
 from server.chat.conversation import Tool
+from server.chat.tokenizer import Tokenizer
 from server.cli import bundled_model
 from server.model import read_files, served_model
 
@@ -62,6 +66,39 @@ def kinds() -> dict[str, Constraint]:
     }
 
 
+def mask_times(tokenizer: Tokenizer, end_ids: tuple[int, ...]) -> dict[str, dict[str, float]]:
+    """Milliseconds, by kind of constraint."""
+    source = Path(__file__).read_text()
+    call = f"<function=write_file>\n<parameter=content>\n{source}\n</parameter>\n</function>\n</tool_call>"
+    answers = {
+        "call": f"<tool_call>\n{call}",
+        "json": json.dumps(source.splitlines() * 10, ensure_ascii=False),
+        "auto": f"{source}\n<tool_call>\n{call}",
+    }
+    constraints = Constraints(tokenizer.vocabulary, end_ids)
+    constraints.compile(Constraint('start: "a"\n'))  # the vocabulary is read here
+    times = {}
+    for number, (kind, constraint) in enumerate(kinds().items()):
+        started = time.perf_counter()
+        constraints.open(number, constraint)
+        compiled = time.perf_counter() - started
+        ids = tokenizer.encode(answers[kind], parse_special=False)
+        seconds = []
+        for num_ids in range(len(ids)):
+            started = time.perf_counter()
+            constraints.begin_mask(number, ids[:num_ids], 0)
+            constraints.mask(number)
+            seconds.append(time.perf_counter() - started)
+        times[kind] = {
+            "compile_ms": 1e3 * compiled,
+            "median_ms": 1e3 * statistics.median(seconds),
+            "mean_ms": 1e3 * statistics.mean(seconds),
+            "longest_ms": 1e3 * max(seconds),
+        }
+    constraints.shut_down()
+    return times
+
+
 async def _decode_seconds(
     engine: AsyncEngine, num_streams: int, num_tokens: int, constraint: Constraint | None
 ) -> float:
@@ -84,10 +121,8 @@ async def _decode_seconds(
     return min(ended) - max(begun)
 
 
-async def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+async def measure(args: argparse.Namespace, path: Path, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """One row for each kind and number of streams."""
-    path = args.model or bundled_model()
-    tokenizer = served_model(read_files(path), ("model",)).tokenizer
     most = max(args.streams)
     config = EngineConfig(path, threads=args.threads, max_num_seqs=most, max_model_len=args.max_model_len)
     engine = load_engine(config, vocabulary=tokenizer.vocabulary)
@@ -132,14 +167,21 @@ def main() -> None:
     parser.add_argument("--max-model-len", type=int, default=1024)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/constrained.json"))
     args = parser.parse_args()
-    rows = asyncio.run(measure(args))
+    path = args.model or bundled_model()
+    model = served_model(read_files(path), ("model",))
+    masks = mask_times(model.tokenizer, model.defaults.eos_token_ids or (model.tokenizer.max_id,))
+    of_masks = Table("kind", "compiled in, ms", "a mask: median, ms", "mean", "longest")
+    for kind, times in masks.items():
+        of_masks.add_row(kind, *(f"{value:.2f}" for value in times.values()))
+    Console().print(of_masks)
+    rows = asyncio.run(measure(args, path, model.tokenizer))
     table = Table("kind", "streams", "free, tokens/s", "held, tokens/s", "loss", "of pairs")
     for row in rows:
         spread = f"{row['losses'][0]:+.1%} – {row['losses'][-1]:+.1%}"
         rates = (f"{row['free_tokens_per_second']:.1f}", f"{row['held_tokens_per_second']:.1f}")
         table.add_row(row["kind"], str(row["streams"]), *rates, f"{row['loss']:+.1%}", spread)
     Console().print(table)
-    write_results(args.out, {"model": str(args.model), "rows": rows})
+    write_results(args.out, {"model": str(args.model), "masks": masks, "rows": rows})
 
 
 if __name__ == "__main__":
