@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import gguf
@@ -104,7 +104,7 @@ def our_logits(model: Path, ids: Sequence[int], dtype: torch.dtype, threads: int
     storage = Storage.allocate(config, num_blocks, BLOCK_SIZE, 1, dtype, CPU)
     sequence = ScheduledSequence(0, 0, tuple(ids), tuple(range(num_blocks)), 0, StateAction.RESET, None)
     batch = token_batch(StepPlan(1, (sequence,)), BLOCK_SIZE, CPU)
-    return loaded.forward(replace(batch, sample_rows=torch.arange(len(ids))), storage.layers)
+    return loaded.logits(loaded.forward(batch, storage.layers), torch.arange(len(ids)))
 
 
 def llama_logits(model: Path, ids: Sequence[int], python: str, threads: int) -> Tensor:

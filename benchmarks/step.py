@@ -76,12 +76,16 @@ class FreeModel:
         self._calls = 0
 
     def forward(self, batch: TokenBatch, memory: object) -> Tensor:
-        """Logits of the batch's sample rows."""
+        """Nothing, after the pause."""
         self.started, self.wall_started = time.thread_time(), time.perf_counter()
         self._calls += 1
-        logits = self._logits[: len(batch.sample_rows)]
-        logits.copy_(self._sets[self._calls % len(self._sets)][: len(logits)])
         time.sleep(FORWARD_SECONDS)
+        return self.embedding
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Those of so many rows."""
+        logits = self._logits[: len(rows)]
+        logits.copy_(self._sets[self._calls % len(self._sets)][: len(logits)])
         self.ended, self.wall_ended = time.thread_time(), time.perf_counter()
         return logits
 

@@ -23,7 +23,15 @@ from engine.filing import StateFiles
 from engine.mover import Mover
 from engine.plan import Executor, StepPlan, StepResult
 from engine.scheduler.sequence import Sequence
-from engine.types import CacheTier, Constraint, ErrorReason, FinishReason, GenerationRequest, TokenOutput
+from engine.types import (
+    CacheTier,
+    Constraint,
+    ErrorReason,
+    FinishReason,
+    GenerationRequest,
+    PromptProgress,
+    TokenOutput,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +220,7 @@ class AsyncEngine:
             raise Overloaded("the server is shutting down", "draining", DEFAULT_RETRY_SECONDS)
         # Who arrives between two steps passes through the line even when slots are free: only the others wait.
         scheduler = self._core.scheduler
-        num_passing = self.info.num_slots - scheduler.cache.num_slots_used
+        num_passing = max(0, self.info.num_slots - scheduler.cache.num_slots_used)
         ahead = scheduler.waiting[num_passing:]
         if len(ahead) >= self._max_num_queued_reqs:
             raise Overloaded(f"{len(ahead)} requests wait already", "max_num_queued_reqs", self._expected_wait())
@@ -299,6 +307,7 @@ class AsyncEngine:
             num_blocks_free=scheduler.cache.num_blocks_free,
             num_checkpoints_kept=scheduler.cache.num_checkpoints_kept,
             num_evictions=scheduler.cache.num_evictions,
+            num_held_back=scheduler.num_held_back,
             kept_memory_bytes=scheduler.cache.num_checkpoints_kept * self.info.state_slot_bytes
             + scheduler.cache.num_blocks_kept * self.info.kv_cache_bytes // self.info.num_blocks,
             **{str(tier): _lower_tier_stats(lower) for tier, lower in self._core.lower.items()},
@@ -396,6 +405,9 @@ class _Outputs:
         if output.finish_reason is not None:
             await self.aclose()
         return output
+
+    def progress(self) -> PromptProgress:
+        return self._sequence.progress(time.monotonic())
 
     async def aclose(self) -> None:
         if not self._ended:

@@ -55,7 +55,8 @@ class TokenBatch:
         kv_rows: int64 [T], where each token's K and V go in the flattened cache: block id × block size + offset.
         spans: the sequences, covering all rows in order.
         segments: the same, cut where a state is copied.
-        sample_rows: int64 [R], rows whose logits are wanted.
+        sample_rows: int64 [R], rows whose logits say what may follow.
+        score_rows: int64 [S], rows whose logits say how likely the token was that did follow.
     """
 
     token_ids: Tensor
@@ -64,6 +65,7 @@ class TokenBatch:
     spans: tuple[Span, ...]
     segments: tuple[Segment, ...]
     sample_rows: Tensor
+    score_rows: Tensor
 
 
 @dataclass(frozen=True, slots=True)

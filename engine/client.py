@@ -8,7 +8,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from engine.types import CacheTier, Constraint, GenerationRequest, TokenOutput
+from engine.types import CacheTier, Constraint, GenerationRequest, PromptProgress, TokenOutput
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """The model as its files describe it, for those who show or judge it.
+
+    Attributes:
+        architecture: in GGUF's words, whatever the files are.
+        container: what kind of files they are, `gguf` or `safetensors`.
+        weight_format: that of most bytes of its matrices in memory, `BF16` or `Q4_K` for example.
+        fingerprint: 64 hexadecimal digits that stand for the files.
+        modified: when the youngest of them was written, in Unix seconds.
+        num_bytes: of all files with weights.
+        num_trained_positions: how long its contexts may be; how long this server lets them be is `max_model_len`.
+    """
+
+    architecture: str = ""
+    container: str = ""
+    weight_format: str = ""
+    fingerprint: str = ""
+    modified: float = 0.0
+    num_bytes: int = 0
+    num_parameters: int = 0
+    num_trained_positions: int = 0
+    num_layers: int = 0
+    hidden_size: int = 0
+    num_attention_heads: int = 0
+    num_key_value_heads: int = 0
+    num_experts: int = 0
+    num_experts_per_tok: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +65,7 @@ class EngineInfo:
     num_checkpoints: int = 0
     cache_folder: Path | None = None
     memory_plan: str = ""
+    model: ModelFacts = ModelFacts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +82,8 @@ class LowerTierStats:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A snapshot of the engine. Usages are shares between 0 and 1; evictions count from the start."""
+    """A snapshot of the engine. Usages are shares between 0 and 1; evictions count from the start. Of those that wait,
+    `num_held_back` do so because enough of their owner's run."""
 
     num_running: int
     num_waiting: int
@@ -62,6 +94,7 @@ class EngineStats:
     num_checkpoints_kept: int = 0
     num_evictions: int = 0
     kept_memory_bytes: int = 0
+    num_held_back: int = 0
     host: LowerTierStats = LowerTierStats()
     disk: LowerTierStats = LowerTierStats()
 
@@ -125,6 +158,10 @@ class TokenStream(Protocol):
     def __aiter__(self) -> "TokenStream": ...
 
     async def __anext__(self) -> TokenOutput: ...
+
+    def progress(self) -> PromptProgress:
+        """How far the reading of the prompt is."""
+        ...
 
     async def aclose(self) -> None:
         """Stop listening; a sequence that still runs is aborted within one step. May be called at any time."""

@@ -26,6 +26,7 @@ class EngineConfig:
             stay mapped from their file. "auto" does where memory can hold them. The tokens are the same.
         max_model_len: most tokens of one sequence, prompt and answer.
         max_num_seqs: most sequences that run at once; each takes a state slot.
+        max_running_per_key: most sequences of one owner that run at once; None: no such bound.
         max_num_batched_tokens: most tokens computed in one step.
         kv_cache_memory_bytes: memory for KV blocks and state slots together.
         cache_ram_bytes: main memory for states kept between requests: of the above on a CPU, beside it on a GPU, which
@@ -48,6 +49,7 @@ class EngineConfig:
     packing: Packing = "auto"
     max_model_len: int | None = None
     max_num_seqs: int | None = None
+    max_running_per_key: int | None = None
     max_num_batched_tokens: int | None = None
     kv_cache_memory_bytes: int | None = None
     cache_ram_bytes: int | None = None

@@ -17,6 +17,7 @@ from engine.plan import StepPlan, StepResult
 from engine.scheduler.budget import StepBudget
 from engine.scheduler.scheduler import Scheduler, SequenceUpdate
 from engine.scheduler.sequence import Sequence
+from engine.scheduler.turns import Turns
 from engine.types import CacheTier, Constraint, GenerationRequest, TokenOutput
 
 
@@ -38,6 +39,7 @@ class CoreLimits:
     max_disk_bytes: int = 0
     state_bytes: int = 0
     block_bytes: int = 0
+    max_running_per_key: int | None = None
 
     def __post_init__(self) -> None:
         """Raise `LoadError` unless one sequence can fill the context: it would wait for blocks forever."""
@@ -69,7 +71,9 @@ class EngineCore:
             for tier, max_bytes in ((CacheTier.HOST, limits.max_host_bytes), (CacheTier.DISK, limits.max_disk_bytes))
             if max_bytes
         }
-        self.scheduler = Scheduler(cache, budget, limits.max_model_len, clock, tuple(self.lower.values()), constraints)
+        turns = Turns(limits.num_slots, limits.max_running_per_key)
+        lower = tuple(self.lower.values())
+        self.scheduler = Scheduler(cache, budget, limits.max_model_len, clock, lower, constraints, turns)
         self._seed = seed
         self._clock = clock
         self._next_seq_id = 0
@@ -92,8 +96,9 @@ class EngineCore:
                 raise RequestError(
                     f"{param} has a token id outside the vocabulary, which is 0 to {limits.vocab_size - 1}", param=param
                 )
-        if params.logprobs is not None and params.logprobs > limits.vocab_size:
-            raise RequestError(f"logprobs is {params.logprobs}, the vocabulary has {limits.vocab_size}", "logprobs")
+        for param, num_top in (("logprobs", params.logprobs), ("prompt_logprobs", params.prompt_logprobs)):
+            if num_top is not None and num_top > limits.vocab_size:
+                raise RequestError(f"{param} is {num_top}, the vocabulary has {limits.vocab_size}", param)
         if request.constraint is not None:
             self._validate_constraint(request)
 
@@ -150,6 +155,7 @@ def _output(update: SequenceUpdate) -> TokenOutput:
     return TokenOutput(
         token_ids=update.token_ids,
         logprobs=update.logprobs,
+        prompt_logprobs=update.prompt_logprobs,
         finish_reason=sequence.finish_reason,
         error=sequence.error,
         error_reason=sequence.error_reason,

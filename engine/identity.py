@@ -1,4 +1,5 @@
-"""`state_identity`: a name for all that the bits of a state depend on, so that none is taken for another's.
+"""`state_identity`: a name for all that the bits of a state depend on, so that none is taken for another's; and
+`files_identity`, for a model's files alone.
 
 Nobody wants to wait until 45 GB are hashed: of the model's files name, size, time and samples must do.
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16  # of a file, spread over it
-IDENTITY_BYTES = 16
+IDENTITY_BYTES, FILES_IDENTITY_BYTES = 16, 32
 _CODE = Path(__file__).parent
 _CPU_FACTS = ("vendor_id", "model name", "flags", "CPU part", "Features")
 
@@ -24,6 +25,14 @@ def state_identity(device: torch.device, files: Iterable[Path], *settings: objec
         digest.update(f"{fact}\0".encode())
     for path in sorted(_CODE.rglob("*.py")):
         digest.update(path.relative_to(_CODE).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in files:
+        _sample(path, digest)
+    return digest.hexdigest()
+
+
+def files_identity(files: Iterable[Path]) -> str:
+    """64 hexadecimal digits, from a model's files."""
+    digest = blake2b(digest_size=FILES_IDENTITY_BYTES)
     for path in files:
         _sample(path, digest)
     return digest.hexdigest()

@@ -15,6 +15,7 @@ from engine.config import EngineConfig, Packing, Quantization
 from engine.constraints.constraints import Constraints
 from engine.core import CoreLimits, EngineCore
 from engine.errors import LoadError
+from engine.facts import model_facts
 from engine.filing import StateFiles
 from engine.identity import state_identity
 from engine.kernels.choice import choose_kernels
@@ -91,6 +92,7 @@ def load_engine(
     )
     limits = _limits(config, model_config, memory, kv_dtype)
     info = _info(config, limits, model_config, memory, dtype, kv_dtype, device)
+    info = replace(info, model=model_facts(checkpoint, model.matrices))
     files: dict[CacheTier, StateFiles] = {}
     if host_bytes := _host_bytes(config, device, memory, available_bytes):
         files[CacheTier.HOST] = StatesInMemory(storage)
@@ -239,6 +241,7 @@ def _limits(config: EngineConfig, model_config: ModelConfig, memory: MemoryPlan,
         num_slots=memory.num_slots,
         max_num_batched_tokens=max(num_batched, memory.num_slots + 1),
         max_inter_token_gap_seconds=config.max_inter_token_gap_seconds,
+        max_running_per_key=config.max_running_per_key,
         num_checkpoints=memory.num_checkpoints,
         state_bytes=model_config.state_bytes,
         block_bytes=config.block_size * model_config.kv_bytes_per_token(kv_dtype.itemsize),

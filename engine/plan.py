@@ -61,11 +61,27 @@ class SampleSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreSpec:
+    """Tokens of the prompt whose log-probabilities are wanted, each given all tokens before it.
+
+    Attributes:
+        offset: they follow the step's tokens from this one on; the last may not be among these.
+        token_ids: the tokens.
+        num_top: how many of the most likely ones are wanted beside each.
+    """
+
+    offset: int
+    token_ids: tuple[int, ...]
+    num_top: int
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduledSequence:
     """The next `token_ids` of one sequence, which stand at positions `start`, `start + 1`, …
 
-    `block_ids` is the block table up to the last of these positions. `sample` is None while the prompt goes on. Of all
-    sequences first the states are reset or restored, then all is computed; `snapshots`, in order, are taken on the way.
+    `block_ids` is the block table up to the last of these positions. `sample` is None while the prompt goes on, or when
+    nothing is to follow it; `score` is None unless some of the prompt is to be scored. Of all sequences first the
+    states are reset or restored, then all is computed; `snapshots`, in order, are taken on the way.
     """
 
     seq_id: int
@@ -75,6 +91,7 @@ class ScheduledSequence:
     slot: int
     state: StateAction
     sample: SampleSpec | None
+    score: ScoreSpec | None = None
     restore: Restore | None = None
     snapshots: tuple[Snapshot, ...] = ()
 
@@ -98,18 +115,19 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class SequenceResult:
-    """What was drawn for one sampled sequence; `error` and its kind instead of a token when there is none to be had."""
+    """What was drawn and scored for one sequence; `error` and its kind instead when that is not to be had."""
 
     seq_id: int
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
     error_reason: ErrorReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Results of the sampled sequences, in the plan's order, and the wall time of the step."""
+    """Results of the sequences that are sampled or scored, in the plan's order, and the wall time of the step."""
 
     sequences: tuple[SequenceResult, ...]
     seconds: float

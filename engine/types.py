@@ -71,7 +71,7 @@ class SamplingParams:
     """How to draw the next token. Names and ranges follow the OpenAI API and its common extensions.
 
     Attributes:
-        max_tokens: most tokens to generate; None means up to the end of the context.
+        max_tokens: most tokens to generate; None means up to the end of the context, 0 that the prompt is only read.
         temperature: 0 is greedy.
         top_k: 0 keeps all.
         top_p, min_p: 1.0 and 0.0 keep all.
@@ -80,6 +80,7 @@ class SamplingParams:
         logit_bias: added to the logits, by token id.
         seed: the same seed draws the same tokens in any company; None picks one for the request.
         logprobs: None for none; k for the drawn token's and the k most likely ones'.
+        prompt_logprobs: the same for every token of the prompt but the first, given those before it.
         stop_token_ids: ids that end the sequence, besides the model's own end tokens.
         min_tokens: end and stop tokens are barred until this many tokens were generated.
         ignore_eos: the model's own end tokens do not end the sequence.
@@ -98,6 +99,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     min_tokens: int = 0
     ignore_eos: bool = False
@@ -106,8 +108,8 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Raise `RequestError` naming the parameter that is out of range."""
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise _out_of_range("max_tokens", self.max_tokens, "at least 1")
+        if self.max_tokens is not None and self.max_tokens < 0:
+            raise _out_of_range("max_tokens", self.max_tokens, "0 or more")
         _check_range("temperature", self.temperature, 0.0, 100.0)
         if self.top_k < 0:
             raise _out_of_range("top_k", self.top_k, "0 (off) or more")
@@ -122,8 +124,9 @@ class SamplingParams:
             _check_range("logit_bias", bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:
             raise _out_of_range("seed", self.seed, "a 64-bit integer")
-        if self.logprobs is not None and self.logprobs < 0:
-            raise _out_of_range("logprobs", self.logprobs, "0 or more")
+        for param, num_top in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
+            if num_top is not None and num_top < 0:
+                raise _out_of_range(param, num_top, "0 or more")
         if self.min_tokens < 0:
             raise _out_of_range("min_tokens", self.min_tokens, "0 or more")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -174,12 +177,15 @@ class GenerationRequest:
     """One sequence to generate.
 
     `choice` tells the n choices of one HTTP request apart: with the same seed each draws its own tokens.
-    `priority`: lower runs first, ties by arrival. What the rest is for is the cache alone; no token depends on it.
+    `priority`: lower runs first, ties by arrival. Beside `sampling` and `constraint` the rest is for cache and order of
+    service alone; no token depends on it.
     Attributes:
         boundaries: lengths of the prompt's prefixes that others may share with it: the end of each message.
         cache_salt: prompts with another one share nothing with this. What stands before its first slash is its owner.
         session: the client's name for the conversation, if it has one.
         constraint: what may be drawn, beyond what `sampling` says.
+        interactive: somebody waits for it at the keyboard: it goes ahead of others, within bounds.
+        owner: whose it is, where the engine bounds how much of one owner runs at once.
     """
 
     request_id: str
@@ -191,6 +197,8 @@ class GenerationRequest:
     cache_salt: str = ""
     session: str | None = None
     constraint: Constraint | None = None
+    interactive: bool = False
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +223,19 @@ class RequestTimes:
     last_token: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """How far the reading of a prompt is, in tokens; those from the cache count as read.
+
+    `seconds` since it was admitted; 0 while it waits.
+    """
+
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_read_tokens: int
+    seconds: float
+
+
 class MissReason(StrEnum):
     """Why more of a prompt was not at hand."""
 
@@ -223,6 +244,7 @@ class MissReason(StrEnum):
     DIFFERS = "differs"  # earlier prompts begin like this, and go on in another way
     GONE = "gone"  # more was read before, but its state is not kept any more
     SALT = "salt"  # its owner had a prompt like this read under another salt
+    SCORED = "scored"  # its log-probabilities are wanted, for which all of it is read
 
 
 class CacheTier(StrEnum):
@@ -260,6 +282,8 @@ class TokenOutput:
     Attributes:
         token_ids: the new tokens, in order; empty when the sequence ends without one (abort, error).
         logprobs: one entry a token when asked for, else empty.
+        prompt_logprobs: of the prompt's tokens that this step scored, when asked for. Those of all outputs together are
+            the second token's, the third's, and so on, each once.
         error: a sentence for the client when finish_reason is ERROR.
         error_reason: what kind of failure that was, if it is one that is told apart.
         cache: what of the prompt was at hand; None while the sequence waits.
@@ -267,6 +291,7 @@ class TokenOutput:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     error: str | None = None
     error_reason: ErrorReason | None = None

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.dialect import error_response
 from server.errors import ApiError, InternalError
 from server.metrics import Metrics
 from server.sse import ClientGone
@@ -25,6 +26,7 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _SCOPE_KEY = "deltaloop.record"
 _NO_ROUTE = "none"
 _CLIENT_CLOSED = 499
+ID_HEADERS = ("X-Request-Id", "Request-Id")  # OpenAI's clients read the first, Anthropic's the second
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics", "/"})
 
@@ -52,6 +54,11 @@ class RequestRecord:
         if request_id is not None and _SAFE_ID.fullmatch(request_id):
             self.request_id = request_id
 
+    def note(self, error: ApiError) -> None:
+        """Let the log line say why the request failed, and the error which request it was."""
+        self.error = error.code or error.type
+        error.request_id = self.request_id
+
 
 def record_of(request: Request) -> RequestRecord:
     """The record of the request being handled."""
@@ -78,7 +85,8 @@ class AccessLog:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = record.request_id
+                for name in ID_HEADERS:
+                    MutableHeaders(scope=message)[name] = record.request_id
             await send(message)
 
         try:
@@ -86,10 +94,11 @@ class AccessLog:
         except ClientGone:
             record.disconnected = True
         except Exception:
-            record.error = "internal_error"
+            error = InternalError()
+            record.note(error)
             logger.exception("request %s: a bug", record.request_id)
             if not record.status:
-                await InternalError().response()(scope, receive, send_with_id)
+                await error_response(scope, error)(scope, receive, send_with_id)
         finally:
             self._tell(scope, record, time.monotonic() - started)
 
@@ -118,5 +127,5 @@ class AccessLog:
 
 
 def note_error(request: Request, error: ApiError) -> None:
-    """Let the log line say why the request failed."""
-    record_of(request).error = error.code or error.type
+    """Let the log line say why the request failed, and the error which request it was."""
+    record_of(request).note(error)

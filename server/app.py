@@ -12,14 +12,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.client import EngineClient
-from server.access import AccessLog, note_error
+from engine.errors import EngineError
+from server.absent import absent_router
+from server.access import ID_HEADERS, AccessLog, note_error
 from server.auth import OPEN_PATHS, ApiKeys, RequireKey
 from server.chat.answer_store import AnswerStore
 from server.chat.call_formats import call_grammar_of
 from server.chat.history import History
 from server.constraining import Constrainer
-from server.dialects.openai.routes import openai_router
-from server.errors import ApiError, NotFound
+from server.dialect import error_response
+from server.dialects import DIALECTS
+from server.errors import ApiError, NotFound, from_engine
 from server.generation import Generator
 from server.health import operations_router
 from server.metrics import Metrics
@@ -41,7 +44,11 @@ def create_app(engine: EngineClient, settings: Settings, model: ServedModel, key
         openapi_url=None,
         redirect_slashes=False,
         middleware=_middleware(settings, metrics, keys),
-        exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_exception},
+        exception_handlers={
+            ApiError: _on_api_error,
+            EngineError: _on_engine_error,
+            HTTPException: _on_http_exception,
+        },
     )
     known = _history(engine.info.cache_folder)
     history = known if settings.replay else None
@@ -59,8 +66,11 @@ def create_app(engine: EngineClient, settings: Settings, model: ServedModel, key
             engine, call_grammar_of(model.call_format), settings.tool_strict == "on", settings.tool_syntax_greedy
         ),
     )
-    app.include_router(openai_router())
+    app.state.dialects = DIALECTS
+    for dialect in DIALECTS:
+        app.include_router(dialect.router())
     app.include_router(operations_router())
+    app.include_router(absent_router())
     return app
 
 
@@ -85,7 +95,7 @@ def _middleware(settings: Settings, metrics: Metrics, keys: ApiKeys) -> list[Mid
                 allow_origins=settings.allowed_origins,
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["X-Request-Id"],
+                expose_headers=ID_HEADERS,
             )
         )
     if keys:
@@ -97,7 +107,13 @@ def _middleware(settings: Settings, metrics: Metrics, keys: ApiKeys) -> list[Mid
 async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     note_error(request, error)
-    return error.response()
+    return error_response(request.scope, error)
+
+
+async def _on_engine_error(request: Request, error: Exception) -> Response:
+    """Parameters that the engine refuses while a request is being understood."""
+    assert isinstance(error, EngineError)
+    return await _on_api_error(request, from_engine(error, "prompt"))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -12,6 +12,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.access import note_error
+from server.dialect import error_response
 from server.errors import ApiError
 from server.settings import Settings
 
@@ -114,4 +116,5 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
     )
-    await error.response()(scope, receive, send)
+    note_error(Request(scope), error)
+    await error_response(scope, error)(scope, receive, send)

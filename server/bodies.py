@@ -41,12 +41,18 @@ async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
 
 
 def _check_content_type(request: Request) -> None:
-    """Strict, and not for form's sake: web pages may post any other type across origins without asking first."""
+    """Strict, and not for form's sake: web pages may post any other type across origins without asking first.
+
+    So they may with no type at all, but then browsers name the page's origin. Some clients that are none send no type.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json" or media_type.endswith("+json"):
         return
+    if not media_type and "origin" not in request.headers:
+        return
     raise ApiError(
-        f"Send the body with 'Content-Type: application/json', not {media_type or 'without a type'}.",
+        f"Send the body with 'Content-Type: application/json' (curl: -H), not {media_type or 'without a type'}: "
+        "with other types any web page could post here.",
         status=415,
         type="invalid_request_error",
         code="unsupported_media_type",

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from engine.types import CacheReport, FinishReason, TokenLogprobs, TokenOutput
+from engine.types import CacheReport, FinishReason, RequestTimes, TokenLogprobs, TokenOutput
 from server.chat.call_formats import CallFormat, call_parser
 from server.chat.call_pieces import CallArguments, CallCut, CallEnded, CallStarted, Markup, Piece, TextPiece
 from server.chat.conversation import Tool
@@ -24,6 +24,7 @@ from server.chat.events import (
     ToolCallArguments,
     ToolCallStarted,
 )
+from server.chat.indent import IndentStop
 from server.chat.stops import StopStrings
 from server.chat.tokenizer import Tokenizer
 
@@ -36,7 +37,10 @@ class OutputOptions:
         stops: strings that end the choice wherever they appear in its text.
         stop_tokens: strings that are one special token each, by its id; such a token never appears in the text.
         include_stop: the string or token that ended the choice is part of its text.
+        tells_end: log-probabilities go up to the token that ended the choice, though it is in no text.
         min_tokens: stop strings are not looked for in the first so many tokens.
+        min_indent: the choice ends before a line with fewer blanks at its beginning.
+        max_seconds: it ends so long after its first token, if it has come to a second line.
         tools: the tools on offer; without any, tool calls are not looked for and stay text.
         call_format: how the model writes calls.
         calls_are_held: calls of these tools are held to their grammar while they are drawn.
@@ -47,8 +51,11 @@ class OutputOptions:
     stop_tokens: Mapping[int, str] = field(default_factory=dict)
     stop_token_ids: tuple[int, ...] = ()
     include_stop: bool = False
+    tells_end: bool = False
     skip_special_tokens: bool = True
     min_tokens: int = 0
+    min_indent: int = 0
+    max_seconds: float | None = None
     tools: tuple[Tool, ...] = ()
     call_format: CallFormat = CallFormat.XML
     calls_are_held: bool = False
@@ -72,12 +79,15 @@ class ChoiceWriter:
         self.num_generated_tokens = 0
         self.cache: CacheReport | None = None
         self.finished_as: FinishedAs | None = None
+        self.scored_prompt: list[TokenText] = []  # its tokens after the first, where they are to be scored
         self.choice = choice
         self._num_prompt_tokens = num_prompt_tokens
         self._tokenizer = tokenizer
         self._options = options
         self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=options.skip_special_tokens)
         self._stops = StopStrings(options.stops, include_stop=options.include_stop)
+        self._indent = IndentStop(options.min_indent)
+        self._has_line = False
         self._parser = None
         if options.tools:
             self._parser = call_parser(options.call_format, options.tools, options.calls_are_held)
@@ -91,12 +101,16 @@ class ChoiceWriter:
     def feed(self, output: TokenOutput) -> list[GenerationEvent]:
         """The events that this output brings; the last ones when the choice ends here."""
         self.cache = output.cache or self.cache
+        self.scored_prompt += [self._show(logprobs) for logprobs in output.prompt_logprobs]
         num_text_tokens = len(output.token_ids) - (output.finish_reason is FinishReason.STOP)
         for position, token_id in enumerate(output.token_ids[:num_text_tokens]):
             self._take(token_id, output.logprobs[position] if output.logprobs else None)
             if self._cut:
-                self._finish("stop", self._stops.matched)
+                self._finish("length" if self._indent.found else "stop", self._stops.matched)
                 return self._drain()
+        if output.finish_reason is None and self._is_late(output.times):
+            self._finish("length")
+            return self._drain()
         match output.finish_reason:
             case FinishReason.STOP:
                 self._end_token(output.token_ids[-1], output.logprobs[-1] if output.logprobs else None)
@@ -124,7 +138,14 @@ class ChoiceWriter:
     @property
     def _cut(self) -> bool:
         """Whether the choice ends here though its sequence would go on."""
-        return self._stops.matched is not None or self._has_enough_calls
+        return self._stops.matched is not None or self._indent.found or self._has_enough_calls
+
+    def _is_late(self, times: RequestTimes | None) -> bool:
+        """Whether the time for this choice is over. A line that is complete is worth showing, half a line is not."""
+        limit = self._options.max_seconds
+        if limit is None or not self._has_line or times is None or times.first_token is None:
+            return False
+        return times.last_token is not None and times.last_token - times.first_token >= limit
 
     @property
     def _has_enough_calls(self) -> bool:
@@ -138,7 +159,8 @@ class ChoiceWriter:
         hidden = self._options.skip_special_tokens and self._tokenizer.is_special(token_id)
         shown = None if logprobs is None or hidden else self._show(logprobs)
         self._waiting.append(_Token(start, token_id, shown))
-        self._release(self._stops.feed(text, active=self.num_generated_tokens > self._options.min_tokens))
+        text = self._stops.feed(text, active=self.num_generated_tokens > self._options.min_tokens)
+        self._release(self._indent.feed(text))
 
     def _end_token(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
         """The last token ended the sequence: it counts, and is printed only when the client wants that."""
@@ -151,6 +173,8 @@ class ChoiceWriter:
                 shown = None if logprobs is None else self._show(logprobs)
                 self._waiting.append(_Token(self._num_decoded, token_id, shown))
             self._release(printed)
+        elif self._options.tells_end and logprobs is not None:
+            self._waiting.append(_Token(self._num_decoded, token_id, self._show(logprobs)))
         stop = word if word is not None else token_id if token_id in self._options.stop_token_ids else None
         self._finish("stop", stop)
 
@@ -159,6 +183,7 @@ class ChoiceWriter:
         if not text:
             return
         self._num_released += len(text)
+        self._has_line = self._has_line or "\n" in text
         if self._parser is None:
             self._text(text, self._num_released)
         else:
@@ -196,9 +221,9 @@ class ChoiceWriter:
         return tokens
 
     def _finish(self, reason: FinishedAs, stop: str | int | None = None) -> None:
-        if self._stops.matched is None:
-            tail = self._stops.feed(self._detokenizer.flush(), active=False)
-            self._release(tail + self._stops.flush())
+        if self._stops.matched is None and not self._indent.found:
+            tail = self._stops.feed(self._detokenizer.flush(), active=False) + self._stops.flush()
+            self._release(self._indent.feed(tail) + self._indent.flush())
         in_opening = self._parser is not None and self._parser.is_undecided
         if self._parser is not None and not self._has_enough_calls:
             truncated = reason != "stop" or self._stops.matched is not None

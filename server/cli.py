@@ -1,6 +1,6 @@
 """The `deltaloop` command. Reads options, loads the model, runs the daemon; each of these lives elsewhere.
 
-Exit codes: 0 stopped as asked, 1 could not start, 2 an option is wrong, 130 interrupted while loading.
+Exit codes: 0 done or stopped as asked, 1 could not, 2 an option is wrong, 130 interrupted.
 """
 
 import argparse
@@ -24,6 +24,8 @@ from engine.errors import LoadError
 from server.app import create_app
 from server.auth import ApiKeys, read_keys
 from server.chat.template import TemplateError
+from server.connect.command import add_arguments, connect
+from server.connect.endpoint import ConnectError
 from server.daemon import StartableEngine, open_socket, run
 from server.doctor import parity_table, run_parity
 from server.health import daemon_version
@@ -42,6 +44,8 @@ _EPILOG = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     known, strangers = make_parser().parse_known_args(arguments)
+    if known.command == "connect":
+        return _connect(known, strangers)
     try:
         refuse_strangers(strangers)
         settings = load_settings(vars(known), os.environ)
@@ -97,6 +101,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--parity", action="store_true", required=True, help="alone, cached, in company, in chunks")
     add_options(doctor)
+    connecting = commands.add_parser(
+        "connect",
+        help="print a client's configuration, or put it in place",
+        description="Prints what a client's files need so that it uses this server; with --write, puts it there.",
+        usage="deltaloop connect CLIENT [--write] [options]",
+        **usual,
+    )
+    add_arguments(connecting)
     return parser
 
 
@@ -110,6 +122,7 @@ def engine_config(settings: Settings, model: Path, num_used_tokens: int | None) 
         packing=settings.packing,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
+        max_running_per_key=settings.max_running_per_key,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
         cache_ram_bytes=settings.cache_ram_bytes,
@@ -150,6 +163,19 @@ def _serve(settings: Settings, keys: ApiKeys) -> int:
         finally:
             app.state.service.history.close()
     return 0
+
+
+def _connect(known: argparse.Namespace, strangers: Sequence[str]) -> int:
+    if strangers:
+        flag = next((item.partition("=")[0] for item in strangers if item.startswith("-")), None)
+        what = f"there is no option {flag}" if flag else "it takes one CLIENT, but there are more words"
+        return _complain(f"connect: {what}; see deltaloop connect --help", _MISUSED)
+    try:
+        return 0 if connect(known, os.environ) else _FAILED
+    except ConnectError as error:
+        return _complain(str(error), _FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted", _INTERRUPTED)
 
 
 def _doctor(settings: Settings) -> int:

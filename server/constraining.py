@@ -61,7 +61,9 @@ class Constrainer:
 
     async def _calls(self, tools: Sequence[Tool], policy: CallPolicy) -> Constraint | None:
         functions = [
-            self._grammar.function_of(tool, f"tools[{number}].function", policy.is_required or _is_strict(tool))
+            self._grammar.function_of(
+                tool, tool.path or f"tools[{number}].function", policy.is_required or _is_strict(tool)
+            )
             for number, tool in enumerate(tools)
             if policy.names is None or tool.name in policy.names
         ]

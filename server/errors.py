@@ -8,22 +8,24 @@
     ├── RequestAborted        503, ended by the operator or by a shutdown
     └── InternalError         500, says nothing of our insides
 
-The body is OpenAI's envelope, the house default; a dialect with another envelope renders `ApiError` itself.
+The body is OpenAI's envelope, the house default; a dialect has its own way to say it (`server.dialect`).
 Nothing here knows routes, models or tokens.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.responses import Response
+from pydantic import BaseModel
 
 from engine.errors import ContextOverflow, EngineError, Overloaded, RequestError
 
 
 class ApiError(Exception):
-    """A failure that the client is told of. `extra` are further members of the error object."""
+    """A failure that the client is told of. `extra` are further members of the error object.
+
+    `request_id` is of the request that failed, once that is known.
+    """
 
     status = 500
     type = "server_error"
@@ -47,16 +49,27 @@ class ApiError(Exception):
         self.param = param
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
+        self.request_id: str | None = None
 
     def body(self) -> dict[str, Any]:
         """The error envelope as OpenAI's clients read it."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code, **self.extra}
         return {"error": error}
 
-    def response(self) -> Response:
-        """The whole answer, for a failure before any header went out."""
-        content = json.dumps(self.body(), ensure_ascii=False).encode("utf-8", "backslashreplace")
-        return Response(content, self.status, self.headers, media_type="application/json")
+
+class ErrorObject(BaseModel):
+    """What went wrong, for people and programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorEnvelope(BaseModel):
+    """The shape of `ApiError.body`."""
+
+    error: ErrorObject
 
 
 class InvalidRequest(ApiError):

@@ -22,12 +22,13 @@ from engine.types import (
     FinishReason,
     GenerationRequest,
     MissReason,
+    PromptProgress,
     RequestTimes,
     SamplingParams,
     TokenOutput,
 )
 from server.cache_scope import CacheScope
-from server.chat.events import GenerationEvent, GenerationFailed
+from server.chat.events import GenerationEvent, GenerationFailed, TokenText
 from server.chat.history import Answer, History
 from server.chat.tokenizer import Tokenizer
 from server.choice import ChoiceWriter, OutputOptions
@@ -38,9 +39,18 @@ from server.prompts import Prompt
 logger = logging.getLogger(__name__)
 
 
+# What a person waits for at the keyboard, and what is over so soon that letting it go ahead delays nobody much.
+INTERACTIVE_PROMPT_TOKENS = 4096
+INTERACTIVE_MAX_TOKENS = 256
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationJob:
-    """One request as a dialect hands it over: every prompt is answered `n` times, choices count through in order."""
+    """One request as a dialect hands it over: every prompt is answered `n` times, choices count through in order.
+
+    `interactive`: somebody waits at the keyboard, as for a completion in an editor. A job of one short prompt and a
+    short answer counts as such in any case. `owner`: whose API key it came with.
+    """
 
     request_id: str
     prompts: tuple[Prompt, ...]
@@ -51,6 +61,8 @@ class GenerationJob:
     priority: int = 0
     is_chat: bool = False
     constraint: Constraint | None = None
+    interactive: bool = False
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +72,15 @@ class TokenCounts:
     num_prompt_tokens: int
     num_cached_tokens: int
     num_generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds until the first sequence of a request was admitted, from there to its first token, and to its last."""
+
+    queue_seconds: float
+    prompt_seconds: float
+    generation_seconds: float
 
 
 class Generator:
@@ -105,6 +126,8 @@ class Generator:
                         job.cache.salt,
                         job.cache.session,
                         job.constraint,
+                        job.interactive or _is_short(job, prompt, sampling),
+                        job.owner,
                     )
                     writer = ChoiceWriter(len(sequences), len(prompt.ids), self._tokenizer, job.output)
                     history = self._history if job.is_chat else None
@@ -137,6 +160,14 @@ class Generator:
         limits = (sampling.max_tokens, self._max_output_tokens, room if room > 0 else None)
         max_tokens = min(limit for limit in (*limits, self._engine.info.max_model_len) if limit is not None)
         return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
+
+
+def _is_short(job: GenerationJob, prompt: Prompt, sampling: SamplingParams) -> bool:
+    """Whether one prompt can be answered so soon that nobody is held up by it. Editors ask for one at a time; who sends
+    many together evaluates a model."""
+    max_tokens = sampling.max_tokens
+    is_short_answer = max_tokens is not None and max_tokens <= INTERACTIVE_MAX_TOKENS
+    return len(job.prompts) == 1 and len(prompt.ids) <= INTERACTIVE_PROMPT_TOKENS and is_short_answer
 
 
 class _Sequence:
@@ -288,6 +319,7 @@ class Generation:
                 num_generated_tokens=writer.num_generated_tokens,
                 num_preemptions=sequence.num_preemptions,
                 max_tokens=sequence.request.sampling.max_tokens,
+                interactive=sequence.request.interactive,
                 arrival=times.arrival if times else sequence.arrival,
                 admitted=times.admitted if times else None,
                 first_token=(times.first_token if times else None) or sequence.first_token,
@@ -309,6 +341,30 @@ class Generation:
             num_cached_tokens=sum(s.writer.num_cached_tokens for s in firsts),
             num_generated_tokens=sum(s.writer.num_generated_tokens for s in self._sequences),
         )
+
+    def progress(self) -> PromptProgress:
+        """How far the reading of the prompts is, all of them together; the time is the longest."""
+        each = [sequence.outputs.progress() for sequence in self._sequences[:: self._num_choices]]
+        return PromptProgress(
+            sum(one.num_prompt_tokens for one in each),
+            sum(one.num_cached_tokens for one in each),
+            sum(one.num_read_tokens for one in each),
+            max(one.seconds for one in each),
+        )
+
+    def scored_prompt(self, choice: int) -> Sequence[TokenText]:
+        """The tokens after the first of a choice's prompt, if it is to be scored: all of them, once it has events."""
+        return self._sequences[choice].writer.scored_prompt
+
+    def timings(self) -> "Timings":
+        """Where the time went, so far."""
+        now = time.monotonic()
+        times = [sequence.times for sequence in self._sequences if sequence.times is not None]
+        arrival = min(sequence.arrival for sequence in self._sequences)
+        admitted = min((t.admitted for t in times if t.admitted is not None), default=now)
+        first = min((s.first_token for s in self._sequences if s.first_token is not None), default=now)
+        last = max((s.last_token for s in self._sequences if s.last_token is not None), default=first)
+        return Timings(admitted - arrival, max(0.0, first - admitted), max(0.0, last - first))
 
     def cache_reports(self) -> list[dict[str, Any]]:
         """What of each prompt was at hand, and why not more of it."""

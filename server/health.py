@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from server.cache_scope import own_salts
 from server.errors import NotFound
+from server.openapi import described, openapi_document
 from server.service import service_of
 
 _ANSWER_PREFIXES = ("chatcmpl-", "cmpl-")
@@ -20,18 +21,20 @@ _ANSWER_PREFIXES = ("chatcmpl-", "cmpl-")
 def operations_router() -> APIRouter:
     """All routes of this module."""
     router = APIRouter()
-    router.add_api_route("/", root, methods=["GET", "HEAD"])
-    router.add_api_route("/health", health, methods=["GET", "HEAD"])
-    router.add_api_route("/ready", ready, methods=["GET", "HEAD"])
+    text = described(plain="text/plain")
+    for path, look, extra in (("/", root, text), ("/health", health, None), ("/ready", ready, None)):
+        router.add_api_route(path, look, methods=["GET"], openapi_extra=extra)
+        router.add_route(path, look, methods=["HEAD"], include_in_schema=False)
     router.add_api_route("/version", show_version, methods=["GET"])
-    router.add_api_route("/metrics", metrics, methods=["GET"])
+    router.add_route("/openapi.json", show_document, methods=["GET"], include_in_schema=False)
+    router.add_api_route("/metrics", metrics, methods=["GET"], openapi_extra=text)
     router.add_api_route("/cache", show_cache, methods=["GET"])
     router.add_api_route("/cache", clear_cache, methods=["DELETE"])
     router.add_api_route("/abort/{request_id:path}", abort, methods=["POST"])
     return router
 
 
-async def root() -> Response:
+async def root(request: Request) -> Response:
     """Some clients look here to see whether anyone is at home."""
     return PlainTextResponse("deltaloop is running\n")
 
@@ -55,9 +58,14 @@ def _status(good: bool, reason: str | None) -> Response:
     return JSONResponse({"status": "unavailable", "reason": reason}, 503)
 
 
-async def show_version() -> Response:
+async def show_version(request: Request) -> Response:
     """The daemon's version."""
     return JSONResponse({"version": daemon_version()})
+
+
+async def show_document(request: Request) -> Response:
+    """The OpenAPI document of all routes."""
+    return JSONResponse(openapi_document(request.app, daemon_version()))
 
 
 def daemon_version() -> str:

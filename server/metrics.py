@@ -10,7 +10,7 @@ from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from engine.client import EngineClient, LowerTierStats, StepStats
+from engine.client import EngineClient, EngineStats, LowerTierStats, StepStats
 from engine.types import CacheReport, CacheTier, ErrorReason, MissReason
 
 TTFT_BUCKETS = (
@@ -54,6 +54,7 @@ class SequenceRecord:
     num_generated_tokens: int
     num_preemptions: int
     max_tokens: int | None
+    interactive: bool
     arrival: float
     admitted: float | None
     first_token: float | None
@@ -129,6 +130,8 @@ class Metrics:
             if record.cache.tier is CacheTier.DISK:
                 self._restore_time.observe(record.cache.restore_seconds)
         self._first_token.observe(first_token - record.arrival)
+        if record.interactive:
+            self._interactive_first_token.observe(first_token - record.arrival)
         last = record.last_token or first_token
         self._decode_time.observe(last - first_token)
         if record.admitted is not None:
@@ -176,7 +179,8 @@ class Metrics:
             (*_LABELS, "reason"),
             registry=self.registry,
         )
-        by_reason.labels(**self._labels, reason="capacity").set_function(lambda: stats().num_waiting)
+        by_reason.labels(**self._labels, reason="capacity").set_function(lambda: _num_for_capacity(stats()))
+        by_reason.labels(**self._labels, reason="deferred").set_function(lambda: stats().num_held_back)
         facts = {
             "block_size": str(info.block_size),
             "num_gpu_blocks": str(info.num_blocks),
@@ -252,6 +256,11 @@ class Metrics:
     def _add_time_histograms(self) -> None:
         histogram, latency = self._histogram, LATENCY_BUCKETS
         self._first_token = histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS)
+        self._interactive_first_token = histogram(
+            "deltaloop:interactive_time_to_first_token_seconds",
+            "Arrival to first token, of interactive requests alone.",
+            TTFT_BUCKETS,
+        )
         self._token_gap = histogram("vllm:inter_token_latency_seconds", "Between two outputs.", GAP_BUCKETS)
         self._per_token = histogram(
             "vllm:request_time_per_output_token_seconds", "Mean time per token after the first.", GAP_BUCKETS
@@ -272,3 +281,8 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, _LABELS, registry=self.registry, buckets=buckets).labels(**self._labels)
+
+
+def _num_for_capacity(stats: EngineStats) -> int:
+    """Those who wait for memory, or for room in a step; the others' API key has enough running."""
+    return stats.num_waiting - stats.num_held_back

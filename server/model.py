@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine import is_gguf
 from server.chat.call_formats import CallFormat, call_format
+from server.chat.fim import FillInTheMiddle, fill_in_the_middle
 from server.chat.gguf_files import read_gguf_files
 from server.chat.model_files import GenerationDefaults, ModelFiles, read_model_files
 from server.chat.template import ChatTemplate
@@ -19,6 +20,7 @@ from server.validation import shorten
 
 BUNDLED_NAME = "qwen3-coder-nano"
 FALLBACK_NAME = "qwen3-coder-next"
+LATEST = ":latest"  # the version that is meant where a name says none
 _GGUF_ENDING = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$")
 
 
@@ -26,31 +28,42 @@ _GGUF_ENDING = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$")
 class ServedModel:
     """A model under its names; the first is the default.
 
-    `call_format` is how it writes tool calls, `created` is when this server loaded it, in Unix seconds.
+    `call_format` is how it writes tool calls, `fim` how it fills in the middle, if it can; `created` is when this
+    server loaded it, in Unix seconds.
     """
 
     names: tuple[str, ...]
     tokenizer: Tokenizer
     template: ChatTemplate | None
     call_format: CallFormat
+    fim: FillInTheMiddle | None
     defaults: GenerationDefaults
     created: int
+    bos_token: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None
 
     @property
     def name(self) -> str:
         """The default name, used in answers and metrics."""
         return self.names[0]
 
+    @property
+    def takes_tools(self) -> bool:
+        """Whether its chat template tells it of tools."""
+        return self.template is not None and "tools" in self.template.source
+
     def resolve(self, requested: str) -> str:
-        """The name to answer under. An empty one means the default.
+        """The name to answer under. An empty one means the default; `:latest` may be there or not, as with Ollama.
 
         Raises:
             NotFound: it is none of ours.
         """
         if not requested:
             return self.name
-        if requested in self.names:
-            return requested
+        for name in (requested, requested.removesuffix(LATEST), requested + LATEST):
+            if name in self.names:
+                return name
         raise NotFound(
             f"The model {shorten(requested)} is not served here. Served: {', '.join(self.names)}.",
             param="model",
@@ -68,13 +81,18 @@ def served_model(files: ModelFiles, names: tuple[str, ...]) -> ServedModel:
     template = None
     if files.chat_template is not None:
         template = ChatTemplate(files.chat_template, bos_token=files.bos_token, eos_token=files.eos_token)
+    tokenizer = Tokenizer(files.tokenizer)
     return ServedModel(
         names=names,
-        tokenizer=Tokenizer(files.tokenizer),
+        tokenizer=tokenizer,
         template=template,
         call_format=call_format(files.chat_template),
+        fim=fill_in_the_middle(tokenizer),
         defaults=files.generation_defaults,
         created=int(time.time()),
+        bos_token=files.bos_token,
+        eos_token=files.eos_token,
+        pad_token=files.pad_token,
     )
 
 

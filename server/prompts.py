@@ -61,6 +61,29 @@ class PromptEncoder:
         size = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
         return await _run(lambda: tuple(Prompt(self._ids(prompt)) for prompt in prompts), size)
 
+    async def plain(self, text: str) -> tuple[int, ...]:
+        """The ids of a text in which control tokens are text."""
+        return await _run(lambda: tuple(self._model.tokenizer.encode(text, parse_special=False)), len(text))
+
+    async def fill(
+        self, prefix: str, suffix: str, line: str = "", files: Sequence[tuple[str, str]] = (), param: str = "suffix"
+    ) -> Prompt:
+        """The prompt that asks for what stands between two texts, the first of which is the prefix with the line.
+
+        Other files (name, text) come before it. They and the prefix end at boundaries: what stands before the line is
+        read once, whatever is typed. `param` is what the body calls the second text.
+        Raises:
+            InvalidRequest: the model has no marks for that.
+        """
+        fim = self._model.fim
+        if fim is None:
+            raise _no_marks("This model does not fill in the middle: its vocabulary has no marks for that.", param)
+        if files and not fim.takes_files:
+            raise _no_marks("This model fills no gap beside other files: its vocabulary has no marks for these.", param)
+        size = len(prefix) + len(suffix) + len(line) + sum(len(name) + len(text) for name, text in files)
+        ids, ends = await _run(lambda: fim.prompt_ids(prefix, suffix, line, files), size)
+        return Prompt(tuple(ids), tuple(ends))
+
     async def decode(self, ids: tuple[int, ...]) -> str:
         """The text of token ids, control tokens included."""
         return await _run(lambda: self._model.tokenizer.decode(ids, skip_special_tokens=False), len(ids))
@@ -96,6 +119,10 @@ class PromptEncoder:
 
         ids, boundaries = tokenizer.encode_prompt(rendered, known)
         return Prompt(tuple(ids), tuple(boundaries), replay.num_replayed)
+
+
+def _no_marks(message: str, param: str) -> InvalidRequest:
+    return InvalidRequest(message, param=param, code="no_fill_in_the_middle")
 
 
 async def _run(work: Callable[[], T], num_characters: int) -> T:

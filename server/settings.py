@@ -120,6 +120,9 @@ class Settings(BaseModel):
         OptionalCount,
         Option(_QUEUE, "most sequences that run at once; auto takes what memory allows", "", ("parallel",)),
     ] = None
+    max_running_per_key: Annotated[
+        OptionalCount, Option(_QUEUE, "most sequences of one API key that run at once; its others wait in line")
+    ] = None
     max_num_batched_tokens: Annotated[
         OptionalCount, Option(_QUEUE, "most tokens one step computes; auto chooses", "tokens")
     ] = None

@@ -84,10 +84,11 @@ class CacheManager:
         """Slots of running sequences."""
         return self._num_running
 
-    @property
-    def has_slot(self) -> bool:
-        """Whether one more sequence may run."""
-        return self._num_running < self._num_slots
+    def has_slot(self, num_extra: int = 0) -> bool:
+        """Whether one more sequence may run: beside those there are slots for, `num_extra` may have a checkpoint's."""
+        if self._num_running < self._num_slots:
+            return True
+        return self._num_running < self._num_slots + num_extra and self._has_checkpoint_room(is_side=True)
 
     @property
     def num_checkpoints_kept(self) -> int:
@@ -110,15 +111,20 @@ class CacheManager:
 
     # --- running sequences ----------------------------------------------------------------------------------------
 
-    def match(self, lineage: Lineage) -> Checkpoint | None:
-        """Where a sequence of these tokens could start: at least the last one is always computed."""
-        return self._checkpoints.longest(lineage, len(lineage.tokens) - 1)
+    def match(self, lineage: Lineage, most: int | None = None) -> Checkpoint | None:
+        """Where a sequence of these tokens could start, after `most` tokens at the latest: the last one is always
+        computed."""
+        last = len(lineage.tokens) - 1
+        return self._checkpoints.longest(lineage, last if most is None else min(most, last))
 
-    def admit(self, lineage: Lineage, num_spare_blocks: int) -> Allocation | None:
-        """A slot and the blocks for all tokens, if that leaves `num_spare_blocks` free; else None."""
-        if not self.has_slot:
+    def admit(
+        self, lineage: Lineage, num_spare_blocks: int, most: int | None = None, num_extra: int = 0
+    ) -> Allocation | None:
+        """A slot and the blocks for all tokens, if that leaves `num_spare_blocks` free; else None. See `match` and
+        `has_slot`."""
+        if not self.has_slot(num_extra):
             return None
-        hit = self.match(lineage)
+        hit = self.match(lineage, most)
         while not self._fits(lineage, hit, num_spare_blocks):
             if hit is None or self._num_running:
                 return None
@@ -129,6 +135,11 @@ class CacheManager:
         if hit is not None:
             self._pin(hit)
             self._blocks.hold(shared, live=True)
+        if self._num_running >= self._num_slots and not self._make_checkpoint_room(is_side=True):
+            assert hit is not None  # it has the only slot there could be
+            self._blocks.let_go(shared, live=True)
+            self._unpin(hit)
+            return None
         block_ids, slot = self._take_blocks(num_new), self._take_slot()
         assert block_ids is not None
         self._num_running += 1
@@ -143,6 +154,19 @@ class CacheManager:
         num_new = self.num_blocks_for(len(lineage.tokens)) - len(self._shared_blocks(hit))
         num_revived = sum(not self._blocks.is_live(i) for i in (hit.block_ids if hit else ()))
         return num_new + num_revived + num_spare_blocks <= self.num_blocks_free
+
+    def num_blocks_after(self, leaving: Allocation) -> int:
+        """Blocks that a running sequence could take if this one left; none if its state could not be kept."""
+        if not self.num_checkpoints or not self._has_checkpoint_room(leaving.num_turns == 0, is_leaving=True):
+            return 0
+        return self.num_blocks_free + sum(self._blocks.num_live_holders(i) == 1 for i in leaving.block_ids)
+
+    def num_lost_tokens(self, lineage: Lineage, num_computed_tokens: int, num_blocks: int) -> int:
+        """How many tokens a sequence would compute again that left so many computed ones and then lost some blocks, the
+        last ones first."""
+        most = max(0, num_computed_tokens - num_blocks * self.block_size)
+        kept = self._checkpoints.longest(lineage, most)
+        return num_computed_tokens - (kept.position if kept else 0)
 
     def grow(self, allocation: Allocation, num_tokens: int) -> bool:
         """Make room for `num_tokens` in all; False, and nothing changed, when there are not enough blocks."""
@@ -202,7 +226,7 @@ class CacheManager:
         """Give back what a sequence held, but keep its state as it is, which costs no copy."""
         worth_it = num_computed_tokens > 0 and not self._is_known(lineage, num_computed_tokens)
         is_side = allocation.num_turns == 0
-        if not self.num_checkpoints or not worth_it or not self._make_checkpoint_room(is_side):
+        if not self.num_checkpoints or not worth_it or not self._make_checkpoint_room(is_side, is_leaving=True):
             self.release(allocation)
             return
         self.restored(allocation)
@@ -314,16 +338,28 @@ class CacheManager:
         assert slots is not None
         return slots[0]
 
-    def _make_checkpoint_room(self, is_side: bool) -> bool:
-        """A slot beside those for running sequences; False when only what a live conversation needs could go."""
-        num_to_spare = self._slots.num_free - (self._num_slots - self._num_running)
-        if num_to_spare > 0:
+    def _make_checkpoint_room(self, is_side: bool, is_leaving: bool = False) -> bool:
+        """A slot beside those for running sequences, or for the state of one that is leaving its own; False when only
+        what a live conversation needs could go."""
+        if self._has_spare_slot(is_leaving):
             return True
+        least = self._least_to_evict(is_side)
+        if least is not None:
+            self._evict(least)
+        return least is not None
+
+    def _has_checkpoint_room(self, is_side: bool, is_leaving: bool = False) -> bool:
+        """Whether `_make_checkpoint_room` would have one."""
+        return self._has_spare_slot(is_leaving) or self._least_to_evict(is_side) is not None
+
+    def _has_spare_slot(self, is_leaving: bool) -> bool:
+        num_running = self._num_running - is_leaving
+        num_to_spare = self._slots.num_free - max(0, self._num_slots - num_running)
+        return num_to_spare >= (0 if is_leaving else 1)
+
+    def _least_to_evict(self, is_side: bool) -> Checkpoint | None:
         least = self._least() or self._least(anew=True)
-        if least is None or (is_side and least.is_protected(self._clock())):
-            return False
-        self._evict(least)
-        return True
+        return None if least is None or (is_side and least.is_protected(self._clock())) else least
 
     def _least(self, anew: bool = False) -> Checkpoint | None:
         """The one worth least of those that nobody uses; several are ranked together, and looked at one by one."""

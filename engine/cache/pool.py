@@ -59,6 +59,9 @@ class SharedPool:
     def num_holders(self, i: int) -> int:
         return self._holders[i]
 
+    def num_live_holders(self, i: int) -> int:
+        return self._live[i]
+
     def is_live(self, i: int) -> bool:
         return self._live[i] > 0
 

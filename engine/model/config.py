@@ -94,6 +94,31 @@ class ModelConfig:
         keys = self.linear_num_key_heads * self.linear_key_head_dim
         return 2 * keys + self.linear_num_value_heads * self.linear_value_head_dim
 
+    @property
+    def num_parameters(self) -> int:
+        """Of all tensors together, norms and gates too."""
+        hidden = self.hidden_size
+        heads, kv_heads, dim = self.num_attention_heads, self.num_key_value_heads, self.head_dim
+        attention = hidden * dim * (3 * heads + 2 * kv_heads) + 2 * dim  # the query's projection has a gate beside it
+        value_heads, value_dim = self.linear_num_value_heads, self.linear_value_head_dim
+        values = value_heads * value_dim
+        delta_net = (
+            hidden * (self.conv_dim + 2 * values + 2 * value_heads)  # q, k, v; gate and output; beta and decay
+            + self.conv_dim * self.linear_conv_kernel_dim
+            + 2 * value_heads
+            + value_dim
+        )
+        experts = self.num_experts * (hidden + 3 * hidden * self.moe_intermediate_size)
+        shared = hidden + 3 * hidden * self.shared_expert_intermediate_size
+        num_dense = len(self.dense_layers)
+        return (
+            hidden * (self.vocab_size * (1 if self.tie_word_embeddings else 2) + 1 + 2 * self.num_layers)
+            + self.num_full_attention_layers * attention
+            + self.num_linear_attention_layers * delta_net
+            + (self.num_layers - num_dense) * (experts + shared)
+            + num_dense * 3 * hidden * self.intermediate_size
+        )
+
     def kv_bytes_per_token(self, itemsize: int) -> int:
         """K and V of one token in every full-attention layer."""
         return 2 * self.num_full_attention_layers * self.num_key_value_heads * self.head_dim * itemsize

@@ -84,7 +84,7 @@ class Qwen3Next:
 
     @torch.inference_mode()
     def forward(self, batch: TokenBatch, memory: Sequence[LayerMemory]) -> Tensor:
-        """Compute a batch, advance its memory, and return the logits of its sample rows, fp32 [R, vocabulary]."""
+        """Compute a batch, advance its memory, and return its rows behind the last layer, fp32 [T, hidden]."""
         kernels, eps = self.kernels, self.config.rms_norm_eps
         rotation = self.rope.at(batch.positions)
         x = kernels.embed(self.embedding, batch.token_ids)
@@ -93,7 +93,12 @@ class Qwen3Next:
             mixed = self._mix(layer.mixer, projected, batch, rotation, layer_memory)
             x = kernels.add_projection(x, mixed, layer.mixer.out)
             x = self._feed_forward(layer.feed_forward, x)
-        return kernels.project(x[batch.sample_rows], self.norm, eps, (self.lm_head,))
+        return x
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The logits of some of the rows that `forward` has returned, fp32 [R, vocabulary]."""
+        return self.kernels.project(x[rows], self.norm, self.config.rms_norm_eps, (self.lm_head,))
 
     def _mix(
         self,

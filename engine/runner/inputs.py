@@ -31,6 +31,7 @@ class BatchBuilder:
         kv_rows: list[int] = []
         spans: list[Span] = []
         sample_rows: list[int] = []
+        score_rows: list[int] = []
         for sequence in plan.sequences:
             start, num_rows = len(token_ids), len(sequence.token_ids)
             token_ids += sequence.token_ids
@@ -39,6 +40,9 @@ class BatchBuilder:
             spans.append(Span(start, num_rows, sequence.start, sequence.slot, self._block_table(sequence)))
             if sequence.sample is not None:
                 sample_rows.append(start + num_rows - 1)
+            if sequence.score is not None:
+                first = start + sequence.score.offset
+                score_rows += range(first, first + len(sequence.score.token_ids))
         packed = tuple(spans)
         return TokenBatch(
             token_ids=self._tensor(token_ids),
@@ -47,6 +51,7 @@ class BatchBuilder:
             spans=packed,
             segments=_segments(plan, packed),
             sample_rows=self._tensor(sample_rows),
+            score_rows=self._tensor(score_rows),
         )
 
     def _kv_rows(self, sequence: ScheduledSequence) -> list[int]:

@@ -1,7 +1,8 @@
-"""`Runner`: the executor that computes. Reset or restore, forward, sample, in this order, on one thread."""
+"""`Runner`: the executor that computes. Reset or restore, forward, score, sample, in this order, on one thread."""
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -10,6 +11,7 @@ from engine.plan import StateAction, StepPlan, StepResult, nobody
 from engine.runner.inputs import BatchBuilder
 from engine.runner.storage import Storage
 from engine.sampling.sampler import Masks, no_mask, sample
+from engine.sampling.scorer import score, with_scores
 
 
 class Runner:
@@ -36,6 +38,8 @@ class Runner:
                 self._storage.restore(sequence.slot, sequence.restore)
         batch = self._batches.build(plan)
         on_begun()
-        logits = self._model.forward(batch, self._storage.layers)
-        results = sample(self._model.kernels.sample, logits, plan, self._num_used_tokens, self._masks)
-        return StepResult(results, time.perf_counter() - started)
+        logits = partial(self._model.logits, self._model.forward(batch, self._storage.layers))
+        kernel = self._model.kernels.sample
+        scores = score(kernel, logits, batch.score_rows, plan)
+        results = sample(kernel, logits(batch.sample_rows), plan, self._num_used_tokens, self._masks)
+        return StepResult(with_scores(results, scores, plan), time.perf_counter() - started)

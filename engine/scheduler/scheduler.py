@@ -4,6 +4,7 @@ It alone changes sequences and, through the cache manager, blocks and slots. It 
 sequence in the plan in flight is never touched: an abort marks it and `apply` or `fail` releases it.
 """
 
+import math
 import time
 from bisect import insort
 from collections.abc import Callable
@@ -17,11 +18,14 @@ from engine.cache.manager import CacheManager
 from engine.constraints.constraints import Constraints
 from engine.errors import InvariantViolation
 from engine.plan import Restore, ScheduledSequence, SequenceResult, Snapshot, StateAction, StepPlan, StepResult
-from engine.scheduler.budget import StepBudget
-from engine.scheduler.sequence import Sequence
-from engine.types import CacheTier, ErrorReason, FinishReason, TokenLogprobs
+from engine.scheduler.budget import Pace, StepBudget, StepRoom
+from engine.scheduler.sequence import SPARSE_TOKENS, Sequence
+from engine.scheduler.turns import Turns
+from engine.types import CacheTier, ErrorReason, FinishReason, MissReason, TokenLogprobs
 
 MAX_FAILURES = 3
+MOST_LOST_TOKENS = 2 * SPARSE_TOKENS  # that a sequence computes again for an interactive one's sake
+LATELY_SECONDS = 60.0  # as long after an interactive request steps stay short: people type, pause, and type on
 
 _in_order = attrgetter("order")
 
@@ -33,10 +37,12 @@ class SequenceUpdate:
     sequence: Sequence
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Scheduler:
-    """First come, first served within a priority; running sequences before waiting ones; decoding before prompts.
+    """First come, first served within a priority, but for interactive sequences (see `Turns`); running sequences before
+    waiting ones; decoding before prompts.
 
     When a running sequence needs a block and none is free, the one that ranks last is preempted: it gives
     everything back and is computed again later, with the same outcome.
@@ -50,6 +56,7 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
         lower: tuple[LowerTier, ...] = (),
         constraints: Constraints | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.cache = cache
         self.lower = lower
@@ -59,6 +66,9 @@ class Scheduler:
         self._budget = budget
         self._explainer = Explainer()
         self._constraints = constraints
+        self._turns = turns or Turns(num_slots=1)
+        self._last_interactive = -math.inf
+        self._pace = Pace.IDLE
         self._max_model_len = max_model_len
         self._clock = clock
         self._step = 0
@@ -68,8 +78,16 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.running or self.waiting)
 
+    @property
+    def num_held_back(self) -> int:
+        """Those who wait only because enough of their owner's run."""
+        held = self._turns.held_back(self.running)
+        return sum(s.request.owner in held for s in self.waiting)
+
     def add(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=_in_order)
+        if sequence.request.interactive:
+            self._last_interactive = self._clock()
 
     def abort(self, sequence: Sequence) -> bool:
         """End a sequence. True when that happened at once; False when the step in flight has to end first."""
@@ -91,46 +109,93 @@ class Scheduler:
         return StepPlan(self._step, tuple(self._scheduled(s, n) for s, n in chosen))
 
     def _fill(self) -> list[tuple[Sequence, int]]:
-        """Sequences with the number of tokens each computes: decoding ones, then prompts, then new arrivals."""
+        """Sequences with the number of tokens each computes: decoding ones, then prompts, then new arrivals. Of prompts
+        and arrivals those that are interactive come first, and leave some of the step to the others."""
         decoding: list[Sequence] = []
         reading: list[Sequence] = []
         for sequence in self.running:
             (decoding if sequence.num_uncomputed_tokens == 1 else reading).append(sequence)
         # One that is preempted to make room for another has no allocation any more.
         chosen = [(s, 1) for s in decoding if s.allocation is not None and self._make_room(s)]
-        room = self._budget.chunk_tokens(len(chosen))
-        for sequence in reading:
-            if sequence.allocation is not None and room > 0:
-                num_tokens = min(sequence.num_uncomputed_tokens, room)
-                chosen.append((sequence, num_tokens))
-                room -= num_tokens
-        for sequence in self.waiting[:]:
-            if room <= 0 or not self.cache.has_slot:
-                break
+        ahead = self._turns.ahead(self.waiting, self.running)
+        hasty = [s for s in reading if s.request.interactive]
+        others = [s for s in reading if not s.request.interactive]
+        has_slot = self.cache.has_slot()
+        room = self._room(len(chosen), is_shared=bool(others) or (has_slot and len(ahead) < len(self.waiting)))
+        chosen += self._read(hasty, room, goes_ahead=True)
+        self._admit_all(ahead, chosen, room, goes_ahead=True)
+        num_ahead = sum(s.allocation is not None for s in ahead)
+        chosen = [(s, n) for s, n in chosen if s.allocation is not None]
+        chosen += self._read(others, room)
+        stuck = self._admit_all([s for s in self.waiting if s not in ahead], chosen, room)
+        if stuck is not None and has_slot:
+            stuck.num_passes += num_ahead
+        if room.is_short:
+            self._pace = Pace.BESIDE
+        return chosen or self._lone_suspect()
+
+    def _room(self, num_decoding: int, is_shared: bool) -> StepRoom:
+        """Shorter than usual where an interactive sequence came lately: the next one has to wait for the step's end."""
+        is_lately = self._clock() - self._last_interactive < LATELY_SECONDS
+        self._pace = Pace.BRISK if is_lately else Pace.IDLE
+        most = self._budget.chunk_tokens(num_decoding, self._pace)
+        return StepRoom(most, self._budget.chunk_tokens(num_decoding, Pace.BESIDE), is_shared)
+
+    def _read(self, sequences: list[Sequence], room: StepRoom, goes_ahead: bool = False) -> list[tuple[Sequence, int]]:
+        """How much of their prompts the step computes."""
+        running = [s for s in sequences if s.allocation is not None]
+        taken = [(s, room.take(s.num_uncomputed_tokens, goes_ahead)) for s in running]
+        return [(s, num_tokens) for s, num_tokens in taken if num_tokens > 0]
+
+    def _admit_all(
+        self, line: list[Sequence], chosen: list[tuple[Sequence, int]], room: StepRoom, goes_ahead: bool = False
+    ) -> Sequence | None:
+        """Admit those of a line whose turn has come; returns the one for which there is no memory, if there is one."""
+        held = self._turns.held_back(self.running)
+        for sequence in line:
+            if room.left(goes_ahead) <= 0 or len(self.running) >= self._budget.max_tokens:
+                return None
+            if sequence.request.owner in held:
+                continue
+            if not self.cache.has_slot(self._turns.num_extra(sequence, self.running)):
+                return sequence
             if self._is_being_computed(sequence) or self._is_being_loaded(sequence):
                 continue
-            if not self._admit(sequence):
-                break
+            if not (self._admit(sequence) or (goes_ahead and self._displace_for(sequence) and self._admit(sequence))):
+                return sequence
             self.waiting.remove(sequence)
             insort(self.running, sequence, key=_in_order)
             if sequence.suspect:
-                break  # it runs alone, in the next step
-            num_tokens = min(sequence.num_uncomputed_tokens, room)
-            chosen.append((sequence, num_tokens))
-            room -= num_tokens
-        return chosen or self._lone_suspect()
+                return None  # it runs alone, in the next step
+            chosen += self._read([sequence], room, goes_ahead)
+            held = self._turns.held_back(self.running)
+        return None
+
+    def _displace_for(self, sequence: Sequence) -> bool:
+        """Have one that ranks behind give up its blocks, if that is enough, and not much has to be computed again."""
+        last = self._turns.gives_way(self.running) if self.running else None
+        if last is None or last.allocation is None or last.request.interactive or last.is_recovering:
+            return False
+        num_blocks = self.cache.num_blocks_for(len(sequence.tokens)) + len(self.running)
+        num_lost = self.cache.num_lost_tokens(last.lineage, last.num_computed_tokens, num_blocks)
+        if num_blocks > self.cache.num_blocks_after(last.allocation) or num_lost > MOST_LOST_TOKENS:
+            return False
+        self._preempt(last)
+        return True
 
     def _lone_suspect(self) -> list[tuple[Sequence, int]]:
-        suspect = next((s for s in self.running if s.suspect), None)
+        suspect, self._pace = next((s for s in self.running if s.suspect), None), Pace.IDLE
         return [(suspect, min(suspect.num_uncomputed_tokens, self._budget.chunk_tokens(0)))] if suspect else []
 
     def _admit(self, sequence: Sequence) -> bool:
         # One spare block for each running sequence keeps admission from causing preemption in the next steps.
-        sequence.allocation = self.cache.admit(sequence.lineage, num_spare_blocks=len(self.running))
+        num_extra = self._turns.num_extra(sequence, self.running)
+        most = sequence.num_reusable_tokens
+        sequence.allocation = self.cache.admit(sequence.lineage, len(self.running), most, num_extra)
         if sequence.allocation is None:
             return False
         hit = sequence.allocation.hit
-        sequence.num_computed_tokens = hit.position if hit else 0
+        sequence.starts_at(hit.position if hit else 0)
         if sequence.admitted is None:
             sequence.admitted = self._clock()
             positions = sequence.checkpoint_positions
@@ -140,6 +205,8 @@ class Scheduler:
                 report = replace(report, tier=load.tier, restore_seconds=load.seconds)
             elif hit is not None:
                 report = replace(report, tier=CacheTier.MEMORY)
+            elif sequence.num_to_score:
+                report = replace(report, miss=MissReason.SCORED)
             sequence.cache_report = report
         return True
 
@@ -147,7 +214,7 @@ class Scheduler:
         """Whether a running sequence is about to leave a checkpoint that this one could start from: then it waits."""
         if not self.cache.num_checkpoints:
             return False
-        last = len(sequence.tokens) - 1
+        last = sequence.num_reusable_tokens
         coming = 0
         for other in self.running:
             if other.suspect or other.num_computed_tokens >= len(other.request.prompt_ids):
@@ -156,7 +223,7 @@ class Scheduler:
             coming = max(coming, *other.positions_between(other.num_computed_tokens, min(common, last)), 0)
         if not coming:
             return False
-        hit = self.cache.match(sequence.lineage)
+        hit = self.cache.match(sequence.lineage, last)
         return hit is None or hit.position < coming
 
     def _is_being_loaded(self, sequence: Sequence) -> bool:
@@ -176,7 +243,7 @@ class Scheduler:
         """Blocks for all known tokens, preempting from the end of the line; False when it was itself preempted."""
         assert sequence.allocation is not None
         while not self.cache.grow(sequence.allocation, len(sequence.tokens)):
-            victim = self.running[-1]
+            victim = self._turns.gives_way(self.running)
             self._preempt(victim)
             if victim is sequence:
                 return False
@@ -185,10 +252,9 @@ class Scheduler:
     def _preempt(self, sequence: Sequence, keep: bool = True) -> None:
         self.running.remove(sequence)
         self._release(sequence, keep)
-        sequence.num_computed_tokens = 0
-        sequence.num_preemptions += 1
+        sequence.gave_way()
         self.num_preemptions += 1
-        self.add(sequence)
+        insort(self.waiting, sequence, key=_in_order)
 
     def _scheduled(self, sequence: Sequence, num_tokens: int) -> ScheduledSequence:
         allocation = sequence.allocation
@@ -206,7 +272,7 @@ class Scheduler:
             slot = self.cache.reserve(allocation, sequence.lineage, position)
             if slot is not None:
                 snapshots.append(Snapshot(position - start, slot))
-        is_sampled = end == len(sequence.tokens)
+        is_sampled = end == len(sequence.tokens) and not sequence.is_only_read
         if is_sampled and self._constraints is not None and sequence.request.constraint is not None:
             self._constraints.begin_mask(sequence.seq_id, sequence.tokens, len(sequence.request.prompt_ids))
         return ScheduledSequence(
@@ -217,6 +283,7 @@ class Scheduler:
             slot=allocation.slot,
             state=state,
             sample=sequence.sample_spec() if is_sampled else None,
+            score=sequence.score_spec(start, end),
             restore=restore,
             snapshots=tuple(snapshots),
         )
@@ -243,9 +310,11 @@ class Scheduler:
                 self.cache.commit(sequence.allocation, sequence.lineage)
             if sequence.suspect_until and not sequence.suspect:
                 sequence.suspect_until = 0
-        self._budget.observe(num_prompt_tokens, num_decoding, result.seconds)
+        self._budget.observe(num_prompt_tokens, num_decoding, result.seconds, self._pace)
         updates = [self._advance(in_flight[r.seq_id], r) for r in result.sequences]
         for sequence in in_flight.values():
+            if sequence.is_read and sequence.finish_reason is None:
+                updates.append(self._advance(sequence, SequenceResult(sequence.seq_id, ())))
             if sequence.abort_requested and sequence.finish_reason is None:
                 self._finish(sequence, FinishReason.ABORT)
                 updates = [u for u in updates if u.sequence is not sequence]
@@ -258,16 +327,19 @@ class Scheduler:
             if result.error_reason is ErrorReason.NOT_FINITE:
                 self._distrust(sequence)
             return SequenceUpdate(sequence)
-        now = self._clock()
-        if sequence.first_token is None:
-            sequence.first_token = now
-        sequence.last_token = now
+        sequence.num_scored += len(result.prompt_logprobs)
+        if result.token_ids:
+            now = self._clock()
+            sequence.first_token = now if sequence.first_token is None else sequence.first_token
+            sequence.last_token = now
         for token_id in result.token_ids:
             sequence.append(token_id)
             sequence.finish_if_done(self._max_model_len)
+        if sequence.is_read:
+            sequence.finish_reason = FinishReason.LENGTH
         if sequence.finish_reason is not None:
             self._finish(sequence, sequence.finish_reason)
-        return SequenceUpdate(sequence, result.token_ids, result.logprobs)
+        return SequenceUpdate(sequence, result.token_ids, result.logprobs, result.prompt_logprobs)
 
     def _distrust(self, sequence: Sequence) -> None:
         """Drop what is kept of its prefixes: who went on from a state that is not finite either would fail like it."""
@@ -324,7 +396,8 @@ class Scheduler:
         if sequence.finish_reason is not None:
             self._explainer.note(sequence.lineage)
         if keep and allocation.hit is None:
-            is_answer = sequence.finish_reason in (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
+            is_whole = sequence.finish_reason in (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
+            is_answer = is_whole and not sequence.is_only_read
             self.cache.retire(allocation, sequence.lineage, sequence.num_computed_tokens, is_answer)
         else:
             self.cache.release(allocation)
@@ -337,8 +410,15 @@ class Scheduler:
 
 
 def _check_result(plan: StepPlan, result: StepResult) -> None:
-    """A sampled sequence without an answer would wait for it forever."""
-    asked = [s.seq_id for s in plan.sequences if s.sample is not None]
-    answered = [r.seq_id for r in result.sequences if r.token_ids or r.error is not None]
-    if asked != answered:
-        raise InvariantViolation(f"step {plan.step} sampled sequences {asked} and has results for {answered}")
+    """A sequence without the token and the scores that are due would wait for them forever."""
+    asked = [s for s in plan.sequences if s.sample is not None or s.score is not None]
+    if [s.seq_id for s in asked] != [r.seq_id for r in result.sequences]:
+        ids = [s.seq_id for s in asked], [r.seq_id for r in result.sequences]
+        raise InvariantViolation(f"step {plan.step} has sequences {ids[0]} to answer, and results for {ids[1]}")
+    for scheduled, answer in zip(asked, result.sequences, strict=True):
+        num_scored = len(scheduled.score.token_ids) if scheduled.score is not None else 0
+        is_whole = (
+            bool(answer.token_ids) == (scheduled.sample is not None) and len(answer.prompt_logprobs) == num_scored
+        )
+        if answer.error is None and not is_whole:
+            raise InvariantViolation(f"step {plan.step} lacks a token or scores of sequence {answer.seq_id}")

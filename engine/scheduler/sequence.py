@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from engine.cache.lower_tier import Load
 from engine.cache.manager import Allocation
 from engine.cache.prefix import Lineage
-from engine.plan import SampleSpec
+from engine.plan import SampleSpec, ScoreSpec
 from engine.scheduler.repetition import RepetitionGuard
 from engine.scheduler.seen_tokens import SeenTokens
-from engine.types import CacheReport, ErrorReason, FinishReason, GenerationRequest, RequestTimes
+from engine.types import CacheReport, ErrorReason, FinishReason, GenerationRequest, PromptProgress, RequestTimes
 
 SPARSE_TOKENS = 4096  # between checkpoints inside a long message
 NEAR_TOKENS = 32  # as much may be read again, rather than kept twice
+GRACE_TOKENS = 256  # that who gave way computes, beyond what it lost, before it is asked again
 NOTHING_SEEN = SeenTokens(()).snapshot()
 
 
@@ -47,7 +48,10 @@ class Sequence:
     It waits while `allocation` is None and runs while it has one. A sequence that was part of a failed step is suspect:
     it is computed alone until it has `suspect_until` tokens again, or fails. `abort_requested` is honoured by the step
     in flight's end. `end_token_ids` are the tokens that end it. `cache_report` says what of its prompt was at hand.
-    `load` brings a state from a lower tier that it goes on from. `guard` sees whether it repeats itself.
+    `load` brings a state from a lower tier that it goes on from. `guard` sees whether it repeats itself. Of its prompt,
+    `num_scored` tokens after the first have their log-probabilities. Since it was last admitted, it was passed
+    `num_passes` times by others who took what it could have had. `gave_way_at` are the tokens it had computed when it
+    was preempted, `settled_at` those after which that may happen again.
     """
 
     seq_id: int
@@ -63,6 +67,7 @@ class Sequence:
     lineage: Lineage = field(init=False)
     checkpoint_positions: tuple[int, ...] = field(init=False)
     num_computed_tokens: int = 0
+    num_scored: int = 0
     cache_report: CacheReport | None = None
     allocation: Allocation | None = None
     load: Load | None = None
@@ -74,6 +79,9 @@ class Sequence:
     suspect_until: int = 0
     num_failures: int = 0
     num_preemptions: int = 0
+    num_passes: int = 0
+    gave_way_at: int = 0
+    settled_at: int = 0
     admitted: float | None = None
     first_token: float | None = None
     last_token: float | None = None
@@ -83,6 +91,7 @@ class Sequence:
         self.seen = _seen_tokens(self.request)
         self.lineage = Lineage(self.tokens, self.block_size, self.request.cache_salt, self.request.session)
         self.checkpoint_positions = _checkpoint_positions(self.request)
+        self.was_sought_below = self.num_to_score > 0
         params = self.request.sampling
         detection = params.repetition_detection
         self.guard = RepetitionGuard(detection, params.min_tokens) if detection else None
@@ -113,10 +122,48 @@ class Sequence:
     def num_uncomputed_tokens(self) -> int:
         return len(self.tokens) - self.num_computed_tokens
 
+    @property
+    def num_to_score(self) -> int:
+        """Tokens of the prompt after which another one comes whose log-probability is wanted."""
+        return 0 if self.request.sampling.prompt_logprobs is None else len(self.request.prompt_ids) - 1
+
+    @property
+    def num_reusable_tokens(self) -> int:
+        """Tokens from the start that need not be computed where their state is kept: all that were scored, or all but
+        the last."""
+        return self.num_scored if self.num_scored < self.num_to_score else len(self.tokens) - 1
+
+    @property
+    def is_only_read(self) -> bool:
+        """Whether nothing is drawn after the prompt."""
+        return self.request.sampling.max_tokens == 0
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it is only read, and that is done."""
+        return self.is_only_read and not self.num_uncomputed_tokens
+
     def positions_between(self, start: int, end: int) -> tuple[int, ...]:
         """Where a checkpoint is wanted after `start` and up to `end`."""
         positions = self.checkpoint_positions
         return positions[bisect_right(positions, start) : bisect_right(positions, end)]
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether it gave way and has not made good for it since."""
+        return self.num_computed_tokens < self.settled_at
+
+    def starts_at(self, position: int) -> None:
+        """It was admitted, with so many tokens from the cache."""
+        self.num_computed_tokens = position
+        self.num_passes = 0
+        if self.gave_way_at:
+            self.settled_at = 2 * self.gave_way_at - position + GRACE_TOKENS
+
+    def gave_way(self) -> None:
+        """It was preempted."""
+        self.gave_way_at, self.num_computed_tokens = self.num_computed_tokens, 0
+        self.num_preemptions += 1
 
     @property
     def suspect(self) -> bool:
@@ -125,6 +172,25 @@ class Sequence:
     @property
     def times(self) -> RequestTimes:
         return RequestTimes(self.arrival, self.admitted, self.first_token, self.last_token)
+
+    def progress(self, now: float) -> PromptProgress:
+        """How far the reading of its prompt is; one that generates is through, even if it has to be computed again."""
+        num_prompt_tokens = len(self.request.prompt_ids)
+        return PromptProgress(
+            num_prompt_tokens,
+            self.num_cached_tokens,
+            num_prompt_tokens if self.num_generated_tokens else min(self.num_computed_tokens, num_prompt_tokens),
+            0.0 if self.admitted is None else now - self.admitted,
+        )
+
+    def score_spec(self, start: int, end: int) -> ScoreSpec | None:
+        """What to score when the tokens from `start` to `end` are computed: nothing a second time, though the sequence
+        may have had to start over."""
+        num_top, first, last = self.request.sampling.prompt_logprobs, self.num_scored, min(end, self.num_to_score)
+        if num_top is None or first >= last:
+            return None
+        assert start <= first
+        return ScoreSpec(first - start, tuple(self.tokens[first + 1 : last + 1]), num_top)
 
     def sample_spec(self) -> SampleSpec:
         """How to draw this sequence's next token."""

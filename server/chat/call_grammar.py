@@ -87,7 +87,7 @@ def answer_rules(inside: str, several: bool) -> str:
 
 def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
     """See `CallGrammar`."""
-    path, root = f"{path}.parameters", tool.parameters
+    path, root = f"{path}.{tool.schema_name}", tool.parameters
     try:
         whole = whole_schema(root, root)
     except Unclear as error:

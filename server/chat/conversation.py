@@ -47,10 +47,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function on offer. `spec` is its whole function object as the client wrote it, name included."""
+    """A function on offer. `spec` is its whole function object as the client wrote it, name included. `path` is where
+    the request has it, and `schema_name` what it calls the schema there, for messages about it; an empty path is where
+    chat completions have it."""
 
     name: str
     spec: Mapping[str, Any]
+    path: str = field(default="", compare=False)
+    schema_name: str = field(default="parameters", compare=False)
 
     @property
     def parameters(self) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ FinishedAs = Literal["stop", "length", "tool_calls", "abort", "repetition"]
 
 @dataclass(frozen=True, slots=True)
 class TokenText:
-    """One generated token as clients show it in logprobs: its text, its bytes, its log-probability, the top ones."""
+    """One token as clients show it in logprobs: its text, its bytes, its log-probability, the top ones."""
 
     text: str
     raw: bytes

@@ -19,7 +19,7 @@ ANY_ARGUMENTS = ValueGrammar(json_grammar({"type": "object"}, {}))
 
 def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
     """See `CallGrammar`. All arguments are one value."""
-    path, schema = f"{path}.parameters", {"type": "object", **tool.parameters}
+    path, schema = f"{path}.{tool.schema_name}", {"type": "object", **tool.parameters}
     try:
         arguments = ValueGrammar(json_grammar(schema, schema, lenient=not is_strict))
     except RecursionError:

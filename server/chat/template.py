@@ -59,7 +59,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, bos_token: str | None = None, eos_token: str | None = None) -> None:
         """`source` is Jinja. Raises `TemplateError` when it is not."""
-        self._source = source
+        self.source = source
         self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
         self._environment = _environment()
         self._nonce = secrets.token_hex(16)
@@ -109,7 +109,7 @@ class ChatTemplate:
         template = self._compiled.get(specials)
         if template is None:
             try:
-                template = self._environment.from_string(self._marked(self._source, specials))
+                template = self._environment.from_string(self._marked(self.source, specials))
             except jinja2.TemplateError as error:
                 raise TemplateError(f"the model's chat template is not valid Jinja: {error}") from error
             self._compiled[specials] = template

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from engine.types import FinishReason, TokenLogprobs, TokenOutput
 from tests.support.api import Api, chunks_of
-from tests.support.scripted_engine import TOKENIZER, say
+from tests.support.scripted_engine import TOKENIZER, play, say
 
 
 def ids(text: str) -> list[int]:
@@ -107,6 +108,100 @@ def test_streamed_logprobs_have_running_offsets() -> None:
     assert offsets == [0, 1, 2]
 
 
+# --- scores of the prompt -------------------------------------------------------------------------------------------
+
+
+def joined(chunks: list[dict[str, Any]], index: int = 0) -> dict[str, Any]:
+    """What the chunks of one choice say together."""
+    parts = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
+    logprobs = [part["logprobs"] for part in parts if part["logprobs"]]
+    return {
+        "index": index,
+        "text": "".join(part["text"] for part in parts),
+        "logprobs": {name: [item for one in logprobs for item in one[name]] for name in logprobs[0]},
+        "finish_reason": parts[-1]["finish_reason"],
+        "stop_reason": parts[-1]["stop_reason"],
+    }
+
+
+def score(api: Api, stream: bool, **body: Any) -> list[dict[str, Any]]:
+    """The choices, streamed or not."""
+    response = api.complete(echo=True, stream=stream, **body)
+    assert response.status_code == 200, response.text
+    if not stream:
+        return response.json()["choices"]
+    chunks = chunks_of(response.text)
+    return [joined(chunks, index) for index in sorted({c["index"] for chunk in chunks for c in chunk["choices"]})]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_prompt_and_answer_are_told_token_by_token(stream: bool, as_ids: bool) -> None:
+    api = Api(say("oo"))
+    [choice] = score(api, stream, prompt=ids("<|fim_prefix|>hé f") if as_ids else "<|fim_prefix|>hé f", logprobs=2)
+    told = choice["logprobs"]
+    assert choice["text"] == "<|fim_prefix|>hé foo"
+    assert told["tokens"] == ["<|fim_prefix|>", "h", "\ufffd", "\ufffd", " ", "f", "o", "o", "<|im_end|>"]
+    assert told["token_logprobs"] == [None, *[-0.25] * 8]
+    assert told["text_offset"] == [0, 14, 15, 15, 16, 17, 18, 19, 20]
+    assert told["top_logprobs"][0] is None
+    assert [len(top) for top in told["top_logprobs"][1:2]] == [2]
+    assert told["top_logprobs"][1]["h"] == -0.25
+    assert (api.asked.sampling.prompt_logprobs, api.asked.sampling.logprobs) == (2, 2)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_that_is_only_scored(stream: bool) -> None:
+    prompts = [ids("def f"), ids("x"), ids("<|im_end|>")]
+    choices = score(Api(say("oo")), stream, prompt=prompts, logprobs=1, max_tokens=0, temperature=0)
+    assert [choice["text"] for choice in choices] == ["def f", "x", "<|im_end|>"]
+    assert [len(choice["logprobs"]["tokens"]) for choice in choices] == [len(prompt) for prompt in prompts]
+    assert [choice["logprobs"]["token_logprobs"][0] for choice in choices] == [None, None, None]
+    assert {choice["finish_reason"] for choice in choices} == {"length"}
+
+
+def test_only_scoring_generates_nothing_that_counts() -> None:
+    usage = Api(say("oo")).complete(echo=True, logprobs=1, max_tokens=0).json()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (5, 0, 5)
+
+
+@pytest.mark.parametrize("answer", ["", "oo", "<|fim_pad|>", "é"])
+def test_a_harness_counts_on_one_entry_for_the_one_token_that_it_asks_for(answer: str) -> None:
+    """It takes what stands between the context and the last entry, whatever was drawn: the end of the text too."""
+    [choice] = score(Api(say(answer)), False, prompt=[ids("def f")], logprobs=1, max_tokens=1)
+    assert len(choice["logprobs"]["token_logprobs"]) == len(choice["logprobs"]["top_logprobs"]) == 6
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_choice_of_every_prompt_has_its_own(stream: bool) -> None:
+    choices = score(Api(say("o")), stream, prompt=["ab", "cde"], logprobs=0, n=2, max_tokens=1)
+    assert [choice["logprobs"]["tokens"] for choice in choices] == [[*"abo"]] * 2 + [[*"cdeo"]] * 2
+
+
+def test_a_token_is_not_greedy_because_a_likelier_one_has_the_same_text() -> None:
+    part_of_a_character, another = ids("é")
+    scores = (TokenLogprobs(another, -3.0, ((part_of_a_character, -0.5), (another, -3.0))),)
+    end = TokenOutput((), prompt_logprobs=scores, finish_reason=FinishReason.LENGTH)
+    [choice] = score(Api(play(end)), False, prompt=[[*ids("a"), another]], logprobs=2, max_tokens=0)
+    assert choice["logprobs"]["token_logprobs"][1] == -3.0
+    assert max(choice["logprobs"]["top_logprobs"][1].values()) == -0.5
+
+
+def test_an_echo_alone_scores_nothing() -> None:
+    api = Api(say("oo"))
+    choice = api.complete(echo=True, max_tokens=0).json()["choices"][0]
+    assert (choice["text"], choice["logprobs"], choice["finish_reason"]) == ("def f", None, "length")
+    assert api.asked.sampling.prompt_logprobs is None
+
+
+def test_a_failure_after_some_of_the_scores_fails_the_request() -> None:
+    failed = TokenOutput((), finish_reason=FinishReason.ERROR, error="the device failed")
+    some = TokenOutput((), prompt_logprobs=(TokenLogprobs(ids("e")[0], -1.0),))
+    response = Api(play(some, failed)).complete(echo=True, logprobs=1)
+    assert response.status_code == 500
+    assert "the device failed" in response.text
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -117,9 +212,11 @@ def test_streamed_logprobs_have_running_offsets() -> None:
         ({"prompt": [True]}, "prompt"),
         ({"prompt": ["a", 5]}, "prompt"),
         ({"prompt": ["a", ""]}, "prompt"),
-        ({"suffix": "end"}, "suffix"),
         ({"best_of": 4}, "best_of"),
-        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 0, "logprobs": 1}, "max_tokens"),
+        ({"max_tokens": 0, "echo": True, "min_tokens": 1}, "min_tokens"),
+        ({"echo": True, "logprobs": 21}, "logprobs"),
         ({"logprobs": 21}, "logprobs"),
         ({"prompt_logprobs": 1}, "prompt_logprobs"),
     ],

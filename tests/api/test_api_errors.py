@@ -136,11 +136,19 @@ def test_malformed_json(content: bytes, says: str) -> None:
     assert says in error["message"]
 
 
-@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", None])
-def test_content_type(media_type: str | None) -> None:
-    headers = {"content-type": media_type} if media_type else {}
-    error = error_of(Api().request("POST", CHAT, content=b"{}", headers=headers), 415)
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded"])
+def test_content_type(media_type: str) -> None:
+    error = error_of(Api().request("POST", CHAT, content=b"{}", headers={"content-type": media_type}), 415)
     assert "application/json" in error["message"]
+    assert media_type in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"), [({}, 200), ({"origin": "https://x.org"}, 415), ({"origin": "null"}, 415)]
+)
+def test_no_content_type_is_for_clients_that_are_no_web_pages(headers: dict[str, str], status: int) -> None:
+    content = b'{"messages": [{"role": "user", "content": "x"}]}'
+    assert Api().request("POST", CHAT, content=content, headers=headers).status_code == status
 
 
 def test_a_charset_is_no_matter() -> None:

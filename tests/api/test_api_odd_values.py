@@ -6,13 +6,8 @@ from typing import Any
 import pytest
 
 from server.dialects.openai.parameters import REFUSED
-from server.dialects.openai.schema import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    MessageBody,
-    TokenizeRequest,
-)
+from server.dialects.openai.schema import ChatCompletionRequest, CompletionRequest, MessageBody
+from server.dialects.openai.tokens import DetokenizeRequest, TokenizeRequest
 from tests.support.api import CHAT, COMPLETIONS, Api, hello
 
 ODD: tuple[Any, ...] = (

@@ -233,6 +233,15 @@ def test_every_panel_of_the_classic_dashboard_has_its_metric() -> None:
         assert (labels["model_name"], labels["engine"]) == ("tiny-qwen-coder", "0")
 
 
+def test_metrics_of_a_prompt_that_is_only_scored() -> None:
+    api = Api()
+    api.complete(echo=True, logprobs=1, max_tokens=0)
+    after = samples(api)
+    assert after["vllm:request_success_total{'finished_reason': 'length'}"] == 1
+    assert (after["vllm:request_prompt_tokens_sum"], after["vllm:request_generation_tokens_sum"]) == (5, 0)
+    assert (after["vllm:generation_tokens_total"], after["vllm:time_to_first_token_seconds_count"]) == (0, 0)
+
+
 def test_metrics_of_a_request() -> None:
     api = Api(say("Hello", cached=5))
     before = samples(api)

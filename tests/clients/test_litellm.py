@@ -118,3 +118,31 @@ def test_a_prompt_that_does_not_fit_is_named_as_such(litellm: Any, daemon: Daemo
     long = {"role": "user", "content": "x " * 140_000}
     with pytest.raises(litellm.ContextWindowExceededError):
         litellm.completion(**asked(daemon, messages=[long]))
+
+
+@pytest.mark.parametrize("dialect", ["ollama", "ollama_chat"])
+def test_the_ollama_dialects(litellm: Any, daemon: Daemon, dialect: str) -> None:
+    """Some of their requests come without a content type. In the first, litellm makes the prompt of the messages."""
+    fields = asked(daemon, model=f"{dialect}/qwen3-coder-nano", api_base=daemon.url, max_tokens=30, seed=1)
+    whole = litellm.completion(**fields)
+    built = litellm.stream_chunk_builder(list(litellm.completion(**fields, stream=True)), messages=[QUESTION])
+    assert whole.choices[0].message.content == built.choices[0].message.content != ""
+    assert whole.usage.total_tokens > whole.usage.prompt_tokens > 0
+    if dialect == "ollama_chat":
+        plain = litellm.completion(**asked(daemon, max_tokens=30, seed=1))
+        assert whole.choices[0].message.content == plain.choices[0].message.content
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_in_the_ollama_dialect(litellm: Any, daemon: Daemon, stream: bool) -> None:
+    fields = asked(daemon, model="ollama_chat/qwen3-coder-nano", api_base=daemon.url, temperature=0)
+    answer = litellm.completion(**fields, tools=[tool(Weather, "get_weather")], stream=stream)
+    if stream:
+        answer = litellm.stream_chunk_builder(list(answer), messages=[QUESTION])
+    assert calls_of(answer) == [("get_weather", {"city": "Rome"})]
+
+
+def test_what_the_ollama_dialect_tells_of_the_model(litellm: Any, daemon: Daemon) -> None:
+    told = litellm.get_model_info("ollama_chat/qwen3-coder-nano", api_base=daemon.url)
+    assert told["supports_function_calling"]
+    assert told["max_input_tokens"] > 4096

@@ -67,6 +67,26 @@ def test_completions_stream_and_continue_code(daemon: Daemon) -> None:
     assert "path" in text
 
 
+def test_an_answer_scores_in_a_prompt_what_it_scored_when_it_was_drawn(daemon: Daemon) -> None:
+    fields = {"model": MODEL, "echo": True, "logprobs": 1, "temperature": 0}
+    prompt = "import os\n\ndef read(path):\n    with open("
+    with _client(daemon) as client:
+        told = client.completions.create(prompt=prompt, max_tokens=12, **fields)
+        ids = httpx.post(f"{daemon.url}/tokenize", json={"prompt": told.choices[0].text}).json()["tokens"]
+        scored = client.completions.create(prompt=[ids, ids[:3]], max_tokens=0, **fields)
+    drawn, whole, beginning = (choice.logprobs for choice in (*told.choices, *scored.choices))
+    assert drawn is not None
+    assert whole is not None
+    assert beginning is not None
+    assert whole.token_logprobs == drawn.token_logprobs
+    assert whole.text_offset == drawn.text_offset
+    assert beginning.token_logprobs == (whole.token_logprobs or [])[:3]
+    greedy = [max(top.values()) for top in (whole.top_logprobs or [])[-12:]]
+    assert greedy == (whole.token_logprobs or [])[-12:]
+    assert scored.usage is not None
+    assert (scored.usage.prompt_tokens, scored.usage.completion_tokens) == (len(ids) + 3, 0)
+
+
 def test_models_tells_the_context(daemon: Daemon) -> None:
     with _client(daemon) as client:
         model = client.models.retrieve(MODEL)

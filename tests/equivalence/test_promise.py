@@ -144,3 +144,22 @@ def test_at_the_real_matrix_shapes_with_two_threads(dtype: torch.dtype) -> None:
         _assert_same(run(model, [(i, r) for i, r in enumerate(requests)], max_tokens_per_step=20), alone)
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("num_checkpoints", [0, 6])
+@pytest.mark.parametrize("num_blocks", [19, 200])
+def test_while_interactive_ones_go_ahead(tiny: Any, num_blocks: int, num_checkpoints: int) -> None:
+    """One slot, and with few blocks who reads has to make way; every answer is as alone, whoever went ahead."""
+    model, _, _ = tiny
+    sampling = SamplingParams(max_tokens=12, seed=3, logprobs=97, temperature=1.0, ignore_eos=True)
+    agents = [GenerationRequest(f"a{i}", tuple((i + j) % 97 for j in range(130)), sampling) for i in (0, 40)]
+    shorts = [
+        GenerationRequest(f"s{i}", tuple((7 * i + j) % 97 for j in range(9 + i)), sampling, interactive=True)
+        for i in range(5)
+    ]
+    arrivals = [(0, agents[0]), (1, agents[1]), *((2 + 4 * i, request) for i, request in enumerate(shorts))]
+    sizes = {"num_slots": 1, "num_blocks": num_blocks, "num_checkpoints": num_checkpoints, "max_tokens_per_step": 24}
+    answers = run(model, arrivals, **sizes)
+    _assert_same(answers, _alone(model, [*agents, *shorts]))
+    made_way = sum(a.num_preemptions for a in answers.values())
+    assert bool(made_way) == bool(num_checkpoints and num_blocks == 19)

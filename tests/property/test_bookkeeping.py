@@ -1,4 +1,4 @@
-"""The promise: the same request gives the same tokens, whatever else the engine is doing.
+"""The promise: the same request gives the same tokens and scores, whatever else the engine is doing.
 
 Random workloads drive `EngineCore` step by step, with a fake clock, over pools that are far too small. The executor
 is made of hashes, so any slip in the bookkeeping of blocks, slots and positions changes a token.
@@ -14,7 +14,7 @@ from engine.errors import ExecutorError
 from engine.plan import StepPlan, StepResult
 from engine.scheduler.sequence import Sequence
 from engine.types import FinishReason, GenerationRequest, RepetitionDetection, SamplingParams, TokenOutput
-from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, HashModel, expected_tokens
+from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, HashModel, expected_scores, expected_tokens
 
 ENGINE_SEED = 5
 
@@ -56,13 +56,14 @@ def repetition_detections(draw: st.DrawFn) -> RepetitionDetection:
 
 @st.composite
 def sampling_params(draw: st.DrawFn) -> SamplingParams:
-    max_tokens = draw(st.none() | st.integers(1, 60))
-    min_tokens = draw(st.just(0) | st.integers(0, max_tokens or 60))
+    max_tokens = draw(st.none() | st.integers(0, 60))
+    min_tokens = draw(st.just(0) | st.integers(0, 60 if max_tokens is None else max_tokens))
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=draw(st.sampled_from([0.0, 1.0])),
         frequency_penalty=draw(st.sampled_from([0.0, 0.0, 0.5])),
         seed=draw(st.none() | st.integers(-3, 3)),
+        prompt_logprobs=draw(st.none() | st.integers(0, 2)),
         stop_token_ids=tuple(draw(st.lists(token_ids, max_size=2))),
         min_tokens=min_tokens,
         ignore_eos=draw(st.sampled_from([False, True, True])),
@@ -154,7 +155,8 @@ class Driver:
 
     def most_tokens(self, request: GenerationRequest) -> int:
         most = self.workload.limits.max_model_len
-        return min(most, len(request.prompt_ids) + (request.sampling.max_tokens or most))
+        max_tokens = request.sampling.max_tokens
+        return min(most, len(request.prompt_ids) + (most if max_tokens is None else max_tokens))
 
     def arrive(self, step: int) -> None:
         for arrival in self.workload.arrivals[len(self.sequences) :]:
@@ -175,7 +177,7 @@ class Driver:
 
     def schedule(self) -> StepPlan | None:
         scheduler, cache = self.scheduler, self.scheduler.cache
-        before = list(scheduler.running)
+        before, waiting = list(scheduler.running), list(scheduler.waiting)
         num_preemptions, num_free = scheduler.num_preemptions, cache.num_blocks_free
         held = {s.seq_id: len(s.allocation.block_ids) for s in before if s.allocation is not None}
         missing = sum(cache.num_blocks_for(len(s.tokens)) - held[s.seq_id] for s in before)
@@ -183,11 +185,12 @@ class Driver:
         plan = self.core.schedule()
 
         scheduler.check()
-        assert scheduler.num_preemptions == num_preemptions or missing > num_free, "preempted with blocks to spare"
+        is_needed = missing > num_free or any(s.request.interactive for s in waiting)
+        assert scheduler.num_preemptions == num_preemptions or is_needed, "preempted with blocks to spare"
         for sequence in scheduler.running:
             if sequence not in before:
                 passed = [other for other in scheduler.waiting if other.order < sequence.order]
-                assert all(self.shares_a_prefix(other) for other in passed), "admitted out of turn"
+                assert all(self.may_pass(sequence, other, before) for other in passed), "admitted out of turn"
         if plan is not None:
             self.check_plan(plan)
             decoding = [s.seq_id for s in before if s.num_uncomputed_tokens == 1 and s in scheduler.running]
@@ -195,6 +198,17 @@ class Driver:
             is_alone = any(s.suspect for s in scheduler.running)  # the only one in the step, after one that failed
             assert first == decoding or is_alone, "decoding sequences come first"
         return plan
+
+    def may_pass(self, sequence: Sequence, other: Sequence, before: list[Sequence]) -> bool:
+        """Whether one that came later may be admitted before another."""
+        is_ahead = sequence.request.interactive and sequence.request.priority == other.request.priority
+        return is_ahead or self.has_enough(other, before) or self.shares_a_prefix(other)
+
+    def has_enough(self, sequence: Sequence, before: list[Sequence]) -> bool:
+        """Whether as many of its owner's run as may, or did until the others were admitted."""
+        most = self.workload.limits.max_running_per_key
+        owners = [s.request.owner for s in {*before, *self.scheduler.running}]
+        return most is not None and owners.count(sequence.request.owner) >= most
 
     def shares_a_prefix(self, sequence: Sequence) -> bool:
         """With another that runs, whose checkpoint it may wait for."""
@@ -216,7 +230,8 @@ class Driver:
         for scheduled in plan.sequences:
             sequence, end = running[scheduled.seq_id], scheduled.start + len(scheduled.token_ids)
             assert len(scheduled.block_ids) == -(-end // limits.block_size)
-            assert (scheduled.sample is not None) == (end == len(sequence.tokens))
+            is_drawn = end == len(sequence.tokens) and sequence.request.sampling.max_tokens != 0
+            assert (scheduled.sample is not None) == is_drawn
 
     def carry_out(self, plan: StepPlan) -> None:
         try:
@@ -244,11 +259,15 @@ class Driver:
                 max_model_len=self.workload.limits.max_model_len,
             )
             tokens = tuple(t for output in outputs for t in output.token_ids)
+            scores = tuple(s for output in outputs for s in output.prompt_logprobs)
+            expected_prompt = expected_scores(request.prompt_ids, request.sampling)
             assert all(output.finish_reason is None for output in outputs[:-1])
             if outputs[-1].finish_reason in (FinishReason.ABORT, FinishReason.ERROR):
                 assert tokens == expected[: len(tokens)]
+                assert scores == expected_prompt[: len(scores)]
             else:
                 assert (tokens, outputs[-1].finish_reason) == (expected, reason)
+                assert scores == expected_prompt
 
     def check_all_returned(self) -> None:
         cache = self.scheduler.cache
@@ -295,12 +314,16 @@ def without_detection(workload: Workload) -> Workload:
 @given(workloads(aborts=False))
 def test_each_token_is_computed_once_unless_its_sequence_was_preempted(workload: Workload) -> None:
     driver = play(workload)
-    # The last token of a sequence is never computed: nothing comes after it.
-    needed = sum(len(s.tokens) - 1 for s in driver.sequences)
+    needed = sum(num_needed(s) for s in driver.sequences)
     if driver.scheduler.num_preemptions == 0:
         assert driver.model.num_tokens == needed
     else:
         assert driver.model.num_tokens > needed
+
+
+def num_needed(sequence: Sequence) -> int:
+    """Tokens to compute. The last one of an answer never is: nothing comes after it."""
+    return len(sequence.tokens) - (sequence.request.sampling.max_tokens != 0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,6 +17,7 @@ from engine.types import CacheTier, FinishReason, GenerationRequest
 from tests.property.test_prefix_reuse import conversations
 from tests.support.engine_runs import Run, expected, limits
 from tests.support.hash_files import HashFiles, Tidier
+from tests.support.hash_model import expected_scores
 
 
 @dataclass
@@ -107,6 +108,7 @@ class World:
                 continue
             assert reason is not FinishReason.ERROR
             assert (tokens, reason) == expected(request, self.limits.max_model_len)
+            assert self.run.scores(sequence) == expected_scores(request.prompt_ids, request.sampling)
             report = sequence.cache_report
             if report is not None and report.tier is not None:
                 self.num_from[report.tier] += 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.core import CoreLimits
 from engine.types import GenerationRequest, SamplingParams
-from tests.property.test_bookkeeping import ENGINE_SEED, Arrival, Driver, Workload, play
+from tests.property.test_bookkeeping import ENGINE_SEED, Arrival, Driver, Workload, num_needed, play
 from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, expected_tokens, fail_on_steps
 
 
@@ -28,7 +28,11 @@ def conversations(draw: st.DrawFn, max_model_len: int) -> list[GenerationRequest
             boundaries += (len(tokens),)
         if len(tokens) >= max_model_len:
             break
-        params = SamplingParams(max_tokens=draw(st.integers(1, 8)), ignore_eos=draw(st.booleans()))
+        params = SamplingParams(
+            max_tokens=draw(st.integers(0, 8)),
+            ignore_eos=draw(st.booleans()),
+            prompt_logprobs=draw(st.sampled_from([None, None, None, 1])),
+        )
         turns.append(GenerationRequest("r", tokens, params, boundaries=boundaries, cache_salt=salt, session=session))
         if draw(st.integers(0, 3)):
             answer, _ = expected_tokens(tokens, params, seed=ENGINE_SEED, max_model_len=max_model_len)
@@ -86,7 +90,7 @@ def test_steps_that_fail_leave_nothing_wrong_behind(workload: Workload, failing:
 def test_what_is_cached_is_not_computed(workload: Workload) -> None:
     driver = play(workload)
     if driver.scheduler.num_preemptions == 0:
-        needed = sum(len(s.tokens) - 1 - s.num_cached_tokens for s in driver.sequences)
+        needed = sum(num_needed(s) - s.num_cached_tokens for s in driver.sequences)
         assert driver.model.num_tokens == needed
 
 
@@ -107,12 +111,13 @@ def test_in_a_pool_that_holds_everything_no_turn_is_read_again(workload: Workloa
         while (plan := driver.core.schedule()) is not None:
             driver.apply(plan, driver.model.execute(plan))
         prefixes = known.setdefault(request.cache_salt, set())
+        is_scored = request.sampling.prompt_logprobs is not None
         most = max(
             (len(p) for p in prefixes if len(p) < len(request.prompt_ids) and request.prompt_ids[: len(p)] == p),
             default=0,
         )
-        assert sequence.num_cached_tokens == most
-        assert driver.model.num_tokens - before == len(sequence.tokens) - 1 - most
-        ends = (*(p for p in sequence.checkpoint_positions), len(sequence.tokens) - 1)
+        assert sequence.num_cached_tokens == (0 if is_scored else most)
+        assert driver.model.num_tokens - before == num_needed(sequence) - sequence.num_cached_tokens
+        ends = (*(p for p in sequence.checkpoint_positions), num_needed(sequence))
         prefixes.update(tuple(sequence.tokens[:end]) for end in ends)
     assert driver.scheduler.cache.num_evictions == 0

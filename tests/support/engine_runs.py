@@ -8,8 +8,16 @@ from engine.core import CoreLimits, EngineCore
 from engine.errors import ExecutorError
 from engine.plan import StepPlan
 from engine.scheduler.sequence import Sequence
-from engine.types import FinishReason, GenerationRequest, SamplingParams, TokenOutput
-from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, HashModel, Hook, expected_tokens, no_hook
+from engine.types import FinishReason, GenerationRequest, SamplingParams, TokenLogprobs, TokenOutput
+from tests.support.hash_model import (
+    EOS_TOKEN_IDS,
+    VOCAB_SIZE,
+    HashModel,
+    Hook,
+    expected_scores,
+    expected_tokens,
+    no_hook,
+)
 
 SEED = 5
 
@@ -25,6 +33,7 @@ def limits(
     num_checkpoints: int = 0,
     max_host_bytes: int = 0,
     max_disk_bytes: int = 0,
+    max_running_per_key: int | None = None,
 ) -> CoreLimits:
     """Sizes of a small engine. A token takes ten bytes of KV, and a state as much as a hundred tokens."""
     return CoreLimits(
@@ -39,6 +48,7 @@ def limits(
         num_checkpoints=num_checkpoints,
         max_host_bytes=max_host_bytes,
         max_disk_bytes=max_disk_bytes,
+        max_running_per_key=max_running_per_key,
         state_bytes=1000,
         block_bytes=10 * block_size,
     )
@@ -109,10 +119,21 @@ class Run:
         boundaries: tuple[int, ...] = (),
         salt: str = "",
         session: str | None = None,
+        interactive: bool = False,
+        owner: str = "",
     ) -> Sequence:
         """Queue a request."""
         request = GenerationRequest(
-            "request", prompt_ids, sampling or SamplingParams(), choice, priority, boundaries, salt, session
+            "request",
+            prompt_ids,
+            sampling or SamplingParams(),
+            choice,
+            priority,
+            boundaries,
+            salt,
+            session,
+            interactive=interactive,
+            owner=owner,
         )
         self.core.validate(request)
         sequence = self.core.add(request)
@@ -162,7 +183,12 @@ class Run:
         assert all(o.finish_reason is None for o in outputs[:-1])
         return tuple(t for o in outputs for t in o.token_ids), outputs[-1].finish_reason if outputs else None
 
+    def scores(self, sequence: Sequence) -> tuple[TokenLogprobs, ...]:
+        """The log-probabilities of its prompt so far."""
+        return tuple(s for o in self.outputs[sequence.seq_id] for s in o.prompt_logprobs)
+
     def assert_as_alone(self, sequences: Iterable[Sequence]) -> None:
         """Each of these got what it would have got alone."""
         for sequence in sequences:
             assert self.answer(sequence) == expected(sequence.request, self.limits.max_model_len)
+            assert self.scores(sequence) == expected_scores(sequence.request.prompt_ids, sequence.request.sampling)

@@ -21,7 +21,7 @@ from engine.runner.state_files import FolderOfStates
 from engine.runner.storage import Storage
 from engine.sampling.sampler import no_mask
 from engine.scheduler.sequence import Sequence
-from engine.types import CacheTier, FinishReason, GenerationRequest, TokenLogprobs
+from engine.types import CacheTier, FinishReason, GenerationRequest, TokenLogprobs, TokenOutput
 from engine.weights.conversion import Conversion
 from engine.weights.hub import HubWeights
 from engine.weights.safetensors import StoredTensor
@@ -51,6 +51,7 @@ class Answer:
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     num_preemptions: int = 0
     num_cached_tokens: int = 0
@@ -116,7 +117,7 @@ def run(
         if plan is None:
             continue
         for sequence, output in core.apply(plan, runner.execute(plan)):
-            _note(answers, sequence, output.token_ids, output.logprobs)
+            _note(answers, sequence, output)
         if host is not None:
             _save(host, copies)
         core.scheduler.check()
@@ -141,12 +142,11 @@ def _save(tier: LowerTier, files: StateFiles) -> None:
         files.remove(*tier.take_removed())
 
 
-def _note(
-    answers: dict[str, Answer], sequence: Sequence, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]
-) -> None:
+def _note(answers: dict[str, Answer], sequence: Sequence, output: TokenOutput) -> None:
     answer = answers[sequence.request.request_id]
-    answer.token_ids += token_ids
-    answer.logprobs += logprobs
+    answer.token_ids += output.token_ids
+    answer.logprobs += output.logprobs
+    answer.prompt_logprobs += output.prompt_logprobs
     answer.finish_reason = sequence.finish_reason
     answer.num_preemptions = sequence.num_preemptions
     answer.num_cached_tokens = sequence.num_cached_tokens

@@ -1,6 +1,5 @@
 """Driving the real model below the scheduler: a folder in, logits of given chunks out."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +42,7 @@ class Forward:
             spec = SampleSpec(SamplingParams(), seed=0, choice=0, position=0)
             sequences.append(ScheduledSequence(slot, start, tuple(token_ids), blocks, slot, StateAction.CONTINUE, spec))
         batch = token_batch(StepPlan(1, tuple(sequences)), BLOCK_SIZE, CPU)
-        batch = dataclasses.replace(batch, sample_rows=torch.arange(len(batch.token_ids)))
-        logits = self.model.forward(batch, self.storage.layers)
+        logits = self.model.logits(self.model.forward(batch, self.storage.layers), torch.arange(len(batch.token_ids)))
         return [logits[span.start : span.end] for span in batch.spans]
 
     def logits(self, ids: Sequence[int], chunks: Sequence[int], slot: int = 0) -> Tensor:

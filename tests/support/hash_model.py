@@ -2,7 +2,8 @@
 
 What it sees of a sequence is the KV entries reached through the block table and the rolling state in the slot, and
 nothing else. Blocks and slots start as garbage and keep what was last written there, so a wrong block, a stale state, a
-missing reset or a token computed twice draws other tokens than `expected_tokens`, which runs a request alone.
+missing reset or a token computed twice draws other tokens than `expected_tokens`, which runs a request alone, and
+gives the prompt's tokens other scores than `expected_scores`.
 """
 
 import time
@@ -41,6 +42,28 @@ def draw(state: int, entries: Sequence[int], spec: SampleSpec, vocab_size: int) 
     return candidates[digest % len(candidates)]
 
 
+def appraise(state: int, entries: Sequence[int], token_id: int, num_top: int, vocab_size: int) -> TokenLogprobs:
+    """How likely a token is after all of this, which a hash says."""
+    digest = hash((state, tuple(entries)))
+    top = tuple((hash((digest, rank)) % vocab_size, -float(rank)) for rank in range(num_top))
+    return TokenLogprobs(token_id, -float(hash((digest, token_id)) % 10_007), top)
+
+
+def expected_scores(
+    prompt_ids: Sequence[int], params: SamplingParams, vocab_size: int = VOCAB_SIZE
+) -> tuple[TokenLogprobs, ...]:
+    """The scores of a prompt that is alone in the world."""
+    if params.prompt_logprobs is None:
+        return ()
+    scores, entries, state = [], list[int](), INITIAL_STATE
+    for position, token_id in enumerate(prompt_ids):
+        if position:
+            scores.append(appraise(state, entries, token_id, params.prompt_logprobs, vocab_size))
+        state, entry = absorb(state, token_id, position, entries.__getitem__)
+        entries.append(entry)
+    return tuple(scores)
+
+
 def expected_tokens(
     prompt_ids: Sequence[int],
     params: SamplingParams,
@@ -54,6 +77,8 @@ def expected_tokens(
     """What a request generates when it is alone in the world, and why it ends."""
     tokens, entries, state = list(prompt_ids), list[int](), INITIAL_STATE
     ends = {*params.stop_token_ids, *(() if params.ignore_eos else eos_token_ids)}
+    if params.max_tokens == 0:
+        return (), FinishReason.LENGTH
     while True:
         for position in range(len(entries), len(tokens)):
             state, entry = absorb(state, tokens[position], position, entries.__getitem__)
@@ -177,9 +202,9 @@ class HashModel:
         for scheduled in plan.sequences:
             self._begin(scheduled)
         for scheduled in plan.sequences:
-            self._compute(scheduled)
-            if scheduled.sample is not None:
-                results.append(self._sample(scheduled, scheduled.sample))
+            scores = self._compute(scheduled)
+            if scheduled.sample is not None or scheduled.score is not None:
+                results.append(self._answer(scheduled, scores))
         self.num_tokens += plan.num_tokens
         return StepResult(tuple(results), self.step_seconds(plan))
 
@@ -193,8 +218,9 @@ class HashModel:
                 source, target = scheduled.restore.block
                 self._blocks[target] = list(self._blocks[source])
 
-    def _compute(self, scheduled: ScheduledSequence) -> None:
-        state = self._states[scheduled.slot]
+    def _compute(self, scheduled: ScheduledSequence) -> tuple[TokenLogprobs, ...]:
+        """The scores that are wanted on the way."""
+        state, scores = self._states[scheduled.slot], []
         snapshots = {s.num_tokens: s.to_slot for s in scheduled.snapshots}
         assert all(0 < num_tokens <= len(scheduled.token_ids) for num_tokens in snapshots)
 
@@ -208,17 +234,24 @@ class HashModel:
             self._blocks[scheduled.block_ids[block]][offset] = entry
             if position + 1 - scheduled.start in snapshots:
                 self._states[snapshots[position + 1 - scheduled.start]] = state
+            spec = scheduled.score
+            if spec is not None and 0 <= (number := position - scheduled.start - spec.offset) < len(spec.token_ids):
+                entries = [read(earlier) for earlier in range(position + 1)]
+                scores.append(appraise(state, entries, spec.token_ids[number], spec.num_top, self.vocab_size))
         self._states[scheduled.slot] = state
+        return tuple(scores)
 
-    def _sample(self, scheduled: ScheduledSequence, spec: SampleSpec) -> SequenceResult:
-        error = self.sequence_error(scheduled)
+    def _answer(self, scheduled: ScheduledSequence, scores: tuple[TokenLogprobs, ...]) -> SequenceResult:
+        error, spec = self.sequence_error(scheduled), scheduled.sample
         if error is not None:
             return SequenceResult(scheduled.seq_id, (), error=error, error_reason=self.error_reason)
+        if spec is None:
+            return SequenceResult(scheduled.seq_id, (), prompt_logprobs=scores)
         entries = [entry for block_id in scheduled.block_ids for entry in self._blocks[block_id]]
         end = scheduled.start + len(scheduled.token_ids)
         token_id = draw(self._states[scheduled.slot], entries[:end], spec, self.vocab_size)
         logprobs = () if spec.params.logprobs is None else (TokenLogprobs(token_id, -1.0),)
-        return SequenceResult(scheduled.seq_id, (token_id,), logprobs)
+        return SequenceResult(scheduled.seq_id, (token_id,), logprobs, scores)
 
     def _spoil(self, plan: StepPlan) -> None:
         """A step that failed half-way: nothing it touched can be trusted."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, StepStats
+from engine.client import EngineHealth, EngineInfo, EngineStats, KeptState, ModelFacts, StepStats
 from engine.errors import ContextOverflow, EngineError, Overloaded, RequestError
 from engine.types import (
     CacheReport,
@@ -15,6 +15,7 @@ from engine.types import (
     FinishReason,
     GenerationRequest,
     MissReason,
+    PromptProgress,
     RequestTimes,
     TokenLogprobs,
     TokenOutput,
@@ -34,6 +35,22 @@ INFO = EngineInfo(
     state_slot_bytes=1 << 10,
     device="cpu",
     dtype="float32",
+    model=ModelFacts(
+        architecture="qwen3next",
+        container="gguf",
+        weight_format="Q4_K",
+        fingerprint="0123456789abcdef" * 4,
+        modified=1_790_000_000.25,
+        num_bytes=48_000_000_000,
+        num_parameters=79_674_391_296,
+        num_trained_positions=262_144,
+        num_layers=48,
+        hidden_size=2048,
+        num_attention_heads=16,
+        num_key_value_heads=2,
+        num_experts=512,
+        num_experts_per_tok=10,
+    ),
 )
 
 
@@ -67,7 +84,13 @@ def _play(
     ends = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else {EOS})
     stop_at = next((n for n, i in enumerate(ids) if i in ends), len(ids) - 1)
     ids = ids[: stop_at + 1]
-    limit = sampling.max_tokens or len(ids)
+    if sampling.prompt_logprobs is not None:
+        scores = [_logprobs(i, sampling.prompt_logprobs) for i in request.prompt_ids[1:]]
+        for start in range(0, len(scores), 3):
+            yield TokenOutput((), prompt_logprobs=tuple(scores[start : start + 3]))
+    if sampling.max_tokens == 0:
+        yield TokenOutput((), finish_reason=FinishReason.LENGTH, cache=_report(cached))
+    limit = len(ids) if sampling.max_tokens is None else sampling.max_tokens
     reason = FinishReason.STOP if len(ids) <= limit else FinishReason.LENGTH
     ids = ids[:limit]
     for start in range(0, len(ids), per_step):
@@ -213,6 +236,9 @@ class ScriptedStream:
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.aborted.wait(), seconds)
+
+    def progress(self) -> PromptProgress:
+        return PromptProgress(len(self.request.prompt_ids), 0, 0, 0.0)
 
     async def aclose(self) -> None:
         self._steps = iter(())

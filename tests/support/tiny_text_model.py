@@ -8,7 +8,10 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from server.chat.model_files import GenerationDefaults, ModelFiles
 from server.model import ServedModel, served_model
 
-SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
+SPECIALS = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"),
+    *("<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"),
+)
 MARKS = ("<tool_call>", "</tool_call>")
 TEMPLATE = """{%- if tools %}<|im_start|>system
 Tools: {{ tools | map(attribute='function') | map(attribute='name') | join(', ') }}<|im_end|>

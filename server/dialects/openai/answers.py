@@ -3,29 +3,18 @@
 Knows events and JSON, no HTTP.
 """
 
-import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from server.chat.events import (
-    ChoiceFinished,
-    GenerationEvent,
-    GenerationFailed,
-    TextDelta,
-    ToolCallArguments,
-    ToolCallStarted,
-)
 from server.dialects.openai.schema import GenerationFields, StreamOptions
-from server.errors import ApiError, InternalError, RequestAborted
+from server.errors import ApiError
 from server.generation import Generation
-from server.sse import data_event
+from server.json_text import to_json
+from server.sse import COMMENT, data_event
+from server.timings import timings_of
 
 DONE = data_event(b"[DONE]")
-AnswerEvent = TextDelta | ToolCallStarted | ToolCallArguments | ChoiceFinished
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_SEPARATORS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
-_LEAST_LOGPROB = -9999.0  # JSON has no infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +24,6 @@ class Identity:
     id: str
     model: str
     created: int
-
-
-class Encoder(Protocol):
-    """Writes the answer to one request."""
-
-    def stream(self, generation: Generation) -> AsyncGenerator[bytes, None]:
-        """The answer as events."""
-        ...
-
-    async def collect(self, generation: Generation) -> dict[str, Any]:
-        """The answer as one object."""
-        ...
 
 
 def usage_of(generation: Generation, with_cache_report: bool = False) -> dict[str, Any]:
@@ -63,72 +40,52 @@ def usage_of(generation: Generation, with_cache_report: bool = False) -> dict[st
 
 
 class Chunks:
-    """Makes the chunks of one stream."""
+    """Makes the events of one stream."""
 
-    def __init__(self, identity: Identity, kind: str, body: GenerationFields, generation: Generation) -> None:
+    def __init__(self, identity: Identity, kind: str, body: GenerationFields) -> None:
         head = {"id": identity.id, "object": kind, "created": identity.created, "model": identity.model}
         self._head = to_json(head).removesuffix(b"}") + b',"choices":['  # what every chunk begins with
         self._options = body.stream_options or StreamOptions()
         self._with_report = body.cache_report
-        self._generation = generation
+        self._with_progress = body.return_progress
 
-    def choice(self, choice: Mapping[str, Any]) -> bytes:
+    def choice(self, generation: Generation, choice: Mapping[str, Any]) -> bytes:
         """A chunk with one choice in it."""
-        return self.encoded_choice(to_json(choice))
+        return self.encoded_choice(generation, to_json(choice))
 
-    def encoded_choice(self, choice: bytes) -> bytes:
+    def encoded_choice(self, generation: Generation, choice: bytes) -> bytes:
         """A chunk with one choice in it, given as JSON."""
-        return self._chunk(choice, self._options.continuous_usage_stats)
+        usage = self._usage(generation) if self._options.continuous_usage_stats else b""
+        return self._chunk(choice, usage)
 
-    def end(self) -> bytes:
+    def last(self, generation: Generation, choice: Mapping[str, Any]) -> bytes:
+        """The chunk that a choice ends with, and what the request took so far, as llama.cpp tells it."""
+        usage = self._usage(generation) if self._options.continuous_usage_stats else b""
+        return self._chunk(to_json(choice), usage + b',"timings":' + to_json(timings_of(generation)))
+
+    def end(self, generation: Generation) -> bytes:
         """What follows the last choice: the usage when asked for, and the end mark."""
-        if not self._options.include_usage:
-            return DONE
-        return self._chunk(b"", with_usage=True) + DONE
+        return (self._chunk(b"", self._usage(generation)) if self._options.include_usage else b"") + DONE
 
-    def _chunk(self, choices: bytes, with_usage: bool) -> bytes:
-        usage = b',"usage":' + to_json(usage_of(self._generation, self._with_report)) if with_usage else b""
-        return data_event(self._head + choices + b"]" + usage + b"}")
+    def life_sign(self, generation: Generation) -> bytes:
+        """A comment; where the client asked for it, how far the reading of the prompt is, as llama.cpp has it."""
+        progress = generation.progress()
+        if not self._with_progress or progress.num_read_tokens == progress.num_prompt_tokens:
+            return COMMENT
+        report = {
+            "total": progress.num_prompt_tokens,
+            "cache": progress.num_cached_tokens,
+            "processed": progress.num_read_tokens,
+            "time_ms": round(progress.seconds * 1000),
+        }
+        return self._chunk(b"", b',"prompt_progress":' + to_json(report))
 
+    def failure(self, error: ApiError) -> bytes:
+        """A failure inside a stream."""
+        return data_event(to_json(error.body()))
 
-class TextTemplate:
-    """The JSON of an object in which one text changes from chunk to chunk; where it goes, the object has `PLACE`."""
+    def _usage(self, generation: Generation) -> bytes:
+        return b',"usage":' + to_json(usage_of(generation, self._with_report))
 
-    PLACE = "\0"
-
-    def __init__(self, value: Any) -> None:
-        self._before, self._after = to_json(value).split(to_json(self.PLACE))
-
-    def fill(self, text: str) -> bytes:
-        """The JSON with this text."""
-        return self._before + to_json(text) + self._after
-
-
-def to_json(value: Any) -> bytes:
-    """Compact UTF-8, on one line for every reader: some end lines at Unicode's separators too, inside an event."""
-    text = _JSON.encode(value)
-    return text.encode() if text.isascii() else text.translate(_SEPARATORS).encode("utf-8", "backslashreplace")
-
-
-def error_event(error: ApiError) -> bytes:
-    """A failure inside a stream."""
-    return data_event(to_json(error.body()))
-
-
-def unbroken(event: GenerationEvent) -> AnswerEvent:
-    """The event of a generation that goes well.
-
-    Raises:
-        InternalError: a choice failed. That fails the request, for half an answer must not look like a whole one.
-        RequestAborted: it was ended from outside, with the same consequence.
-    """
-    if isinstance(event, GenerationFailed):
-        raise InternalError(event.message)
-    if isinstance(event, ChoiceFinished) and event.finished_as == "abort":
-        raise RequestAborted
-    return event
-
-
-def readable_logprob(value: float) -> float:
-    """A number that JSON can carry."""
-    return max(value, _LEAST_LOGPROB)
+    def _chunk(self, choices: bytes, more: bytes) -> bytes:
+        return data_event(self._head + choices + b"]" + more + b"}")

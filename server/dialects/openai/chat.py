@@ -6,24 +6,14 @@ Knows events and JSON, no HTTP.
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from server.chat.events import (
-    ChoiceFinished,
-    TextDelta,
-    TokenText,
-    ToolCallArguments,
-    ToolCallStarted,
-)
-from server.dialects.openai.answers import (
-    AnswerEvent,
-    Chunks,
-    Identity,
-    TextTemplate,
-    readable_logprob,
-    unbroken,
-    usage_of,
-)
+from server.answering import AnswerEvent, unbroken
+from server.chat.events import ChoiceFinished, TextDelta, TokenText, ToolCallArguments, ToolCallStarted
+from server.dialects.openai.answers import Chunks, Identity, usage_of
 from server.dialects.openai.schema import ChatCompletionRequest
 from server.generation import Generation
+from server.json_text import TextTemplate
+from server.logprobs import told_tokens
+from server.timings import timings_of
 
 
 class ChatEncoder:
@@ -32,21 +22,26 @@ class ChatEncoder:
     def __init__(self, identity: Identity, body: ChatCompletionRequest) -> None:
         self._identity = identity
         self._body = body
+        self._chunks = Chunks(identity, "chat.completion.chunk", body)
+        self.life_sign = self._chunks.life_sign
+        self.failure = self._chunks.failure
 
     async def stream(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         """Chunks; each choice opens with its role."""
-        chunks = Chunks(self._identity, "chat.completion.chunk", self._body, generation)
+        chunks = self._chunks
         texts: dict[int, TextTemplate] = {}
         async for news in generation:
             event = unbroken(news)
             if event.choice not in texts:
                 texts[event.choice] = TextTemplate(_choice(event.choice, {"content": TextTemplate.PLACE}))
-                yield chunks.choice(_choice(event.choice, {"role": "assistant", "content": ""}))
+                yield chunks.choice(generation, _choice(event.choice, {"role": "assistant", "content": ""}))
             if isinstance(event, TextDelta) and not self._body.logprobs:
-                yield chunks.encoded_choice(texts[event.choice].fill(event.text))
+                yield chunks.encoded_choice(generation, texts[event.choice].fill(event.text))
+            elif isinstance(event, ChoiceFinished):
+                yield chunks.last(generation, self._chunk(event))
             else:
-                yield chunks.choice(self._chunk(event))
-        yield chunks.end()
+                yield chunks.choice(generation, self._chunk(event))
+        yield chunks.end(generation)
 
     def _chunk(self, event: AnswerEvent) -> dict[str, Any]:
         match event:
@@ -76,6 +71,7 @@ class ChatEncoder:
             "model": self._identity.model,
             "choices": [choice.whole(self._body.logprobs) for _, choice in sorted(choices.items())],
             "usage": usage_of(generation, self._body.cache_report),
+            "timings": timings_of(generation),
         }
 
 
@@ -128,15 +124,4 @@ def _choice(index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None =
 
 
 def _logprobs(tokens: Sequence[TokenText]) -> dict[str, Any]:
-    content = [
-        {
-            **_token(token.text, token.raw, token.logprob),
-            "top_logprobs": [_token(*alternative) for alternative in token.top],
-        }
-        for token in tokens
-    ]
-    return {"content": content, "refusal": None}
-
-
-def _token(text: str, raw: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": text, "bytes": list(raw), "logprob": readable_logprob(logprob)}
+    return {"content": told_tokens(tokens), "refusal": None}

@@ -1,21 +1,11 @@
 """What becomes of every request parameter that the schema does not declare: refused by name, or knowingly ignored.
 
-The schema's fields are honoured. These two tables hold the rest of what clients are known to send, with the reason that
-the documentation and the error message give. A name in neither is a stranger: ignored, with one warning in the log.
+See `server.parameters`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a parameter is refused. Its `neutral` values ask for nothing and pass."""
-
-    reason: str
-    neutral: tuple[Any, ...] = ()
-
+from server.parameters import ParameterTable, Refusal
 
 _GUIDED = Refusal("use structured_outputs")
 _NO_SAMPLER = "this sampling method is not supported"
@@ -42,15 +32,14 @@ REFUSED: Mapping[str, Refusal] = {
     "lora": Refusal("adapters are not supported", ([],)),
     "mirostat": Refusal(_NO_SAMPLER, (0,)),
     "modalities": Refusal("only text comes out of this model", (["text"],)),
-    "n_indent": Refusal("only /infill has it, which is not offered here", (0,)),
+    "n_indent": Refusal("only /infill and /completion have it", (0,)),
     "n_predict": Refusal("use max_tokens"),
     "prompt_embeds": Refusal("send text or token ids"),
-    "prompt_logprobs": Refusal("log-probabilities of the prompt are not supported yet"),
+    "prompt_logprobs": Refusal("use echo with logprobs, which completions have"),
     "return_prompt_text": Refusal("it is not supported; see /tokenize", (False,)),
     "return_token_ids": _NO_IDS,
     "return_tokens_as_token_ids": _NO_IDS,
     "stop_regex": Refusal("use stop with plain strings", ([], "")),
-    "suffix": Refusal("fill-in-the-middle through suffix is not supported yet; write the model's own marks", ("",)),
     "t_max_predict_ms": Refusal("use max_tokens", (0, -1)),
     "tfs_z": Refusal(_NO_SAMPLER, (1, 1.0)),
     "thinking_token_budget": Refusal("this model does not think aloud"),
@@ -66,6 +55,7 @@ _ONE_PLACE = "there is one model in one place"
 _WHOLE_ANSWER = "the answer always has its usual members"
 
 IGNORED: Mapping[str, str] = {
+    "add_special": "this tokenizer adds no tokens of its own",
     "add_special_tokens": "the template writes the control tokens, and this tokenizer adds none of its own",
     "cache_prompt": _OUR_CACHE,
     "id_slot": "the scheduler chooses",
@@ -80,7 +70,6 @@ IGNORED: Mapping[str, str] = {
     "reasoning": "this model does not think aloud",
     "reasoning_effort": "this model does not think aloud",
     "response_fields": _WHOLE_ANSWER,
-    "return_progress": _WHOLE_ANSWER,
     "return_tokens": _WHOLE_ANSWER,
     "safety_identifier": "nothing is stored",
     "samplers": "the order of the samplers is fixed",
@@ -88,16 +77,10 @@ IGNORED: Mapping[str, str] = {
     "sse_ping_interval": "the operator sets it",
     "store": "nothing is stored",
     "stream_interval": "tokens are sent as they come",
-    "timings_per_token": _WHOLE_ANSWER,
+    "timings_per_token": "timings come with the last event",
     "user": "nothing is stored",
     "verbosity": "this model has no such control",
     "vllm_xargs": "there are no plug-ins to read it",
 }
 
-
-def refusal_of(name: str, value: Any) -> str | None:
-    """Why a parameter with this value is refused; None when it is not."""
-    refusal = REFUSED.get(name)
-    if refusal is None or any(value == neutral for neutral in refusal.neutral):
-        return None
-    return f"{name} is not supported: {refusal.reason}."
+PARAMETERS = ParameterTable(REFUSED, IGNORED)

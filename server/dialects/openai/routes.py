@@ -3,58 +3,59 @@
 HTTP in, HTTP out; what requests mean is `translate`'s business, what answers look like that of the encoders.
 """
 
-import contextlib
 import time
+from collections.abc import Sequence
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.errors import EngineError
-from engine.types import SamplingParams
-from server.access import note_error, record_of
+from server.access import record_of
+from server.answering import PROGRESS_SECONDS, ChatQuestion, Encoder, admit, answer, ask
 from server.bodies import read_json_object
 from server.cache_scope import CacheScope, cache_scope
 from server.chat.answer_form import CallPolicy
-from server.choice import OutputOptions
-from server.dialects.openai.answers import Encoder, Identity, error_event, to_json
+from server.dialects.openai.answer_schema import ChatCompletion, Completion
+from server.dialects.openai.answers import Identity
 from server.dialects.openai.chat import ChatEncoder
-from server.dialects.openai.completions import CompletionEncoder
-from server.dialects.openai.conversation import conversation_of, tools_of
-from server.dialects.openai.schema import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    GenerationFields,
-    TokenizeRequest,
-)
+from server.dialects.openai.completions import CompletionEncoder, Echo
+from server.dialects.openai.conversation import conversation_of
+from server.dialects.openai.models import models_router
+from server.dialects.openai.parameters import PARAMETERS
+from server.dialects.openai.schema import ChatCompletionRequest, CompletionRequest, GenerationFields
+from server.dialects.openai.tokens import tokens_router
 from server.dialects.openai.translate import (
-    Body,
     check_common,
     offered_tools,
     output_of,
-    parse,
     prompts_of,
     sampling_of,
     text_form,
+    texts_of,
 )
-from server.errors import ApiError, InvalidRequest, from_engine
-from server.generation import GenerationJob
+from server.errors import InvalidRequest
+from server.generation import Generation, GenerationJob
+from server.openapi import described
+from server.parameters import AnyBody
+from server.prompts import Prompt
 from server.service import Service, service_of
-from server.sse import EventStream, until_disconnect
 
 
 def openai_router() -> APIRouter:
     """All routes of the dialect."""
     router = APIRouter()
-    for prefix in ("/v1", ""):
-        router.add_api_route(f"{prefix}/chat/completions", chat_completions, methods=["POST"])
-        router.add_api_route(f"{prefix}/completions", completions, methods=["POST"])
-        router.add_api_route(f"{prefix}/models", list_models, methods=["GET"])
-        router.add_api_route(f"{prefix}/models/", list_models, methods=["GET"])
-        router.add_api_route(f"{prefix}/models/{{model_id:path}}", show_model, methods=["GET"])
-        router.add_api_route(f"{prefix}/tokenize", tokenize, methods=["POST"])
-        router.add_api_route(f"{prefix}/detokenize", detokenize, methods=["POST"])
+    chat = described(ChatCompletionRequest, ChatCompletion, "text/event-stream")
+    plain = described(CompletionRequest, Completion, "text/event-stream")
+    for path, endpoint, methods, extra in (
+        ("/chat/completions", chat_completions, ["POST"], chat),
+        ("/completions", completions, ["POST"], plain),
+    ):
+        router.add_api_route(f"/v1{path}", endpoint, methods=methods, openapi_extra=extra)
+        router.add_route(path, endpoint, methods=methods, include_in_schema=False)
+    for path, endpoint in (("/chat/completions", chat_completions), ("/completions", completions)):
+        router.add_route(f"/api/v0{path}", endpoint, methods=["POST"], include_in_schema=False)  # LM Studio's
+    router.include_router(models_router())
+    router.include_router(tokens_router())
     return router
 
 
@@ -66,25 +67,17 @@ async def chat_completions(request: Request) -> Response:
     if body.top_logprobs and not body.logprobs:
         raise InvalidRequest("top_logprobs is only allowed with logprobs: true.", param="top_logprobs")
     tools, policy = offered_tools(body)
-    form = text_form(body)
-    constraint = await service.constrainer.constraint(tools, policy, form)
-    calls_are_held = constraint is not None and (policy.is_required or form is None)
-    output = output_of(body, service.model, tools, calls_are_held)
-    sampling = _sampling(service, body, output, body.top_logprobs if body.logprobs else None)
-    scope = _cache_scope(request, service, body)
-    prompt = await service.prompts.chat(conversation_of(body, tools), scope.salt)
-    job = GenerationJob(
-        record_of(request).request_id,
-        (prompt,),
-        sampling,
-        output,
-        scope,
+    question = ChatQuestion(
+        conversation_of(body, tools),
+        sampling_of(body, body.top_logprobs if body.logprobs else None, service.model.defaults),
+        _cache_scope(request, service, body),
+        output_of(body),
+        policy,
+        text_form(body),
         body.n,
         body.priority,
-        is_chat=True,
-        constraint=constraint,
     )
-    return await _answer(request, job, ChatEncoder(identity, body), body.stream, "messages")
+    return await _answer(request, await ask(request, question), ChatEncoder(identity, body), body)
 
 
 async def completions(request: Request) -> Response:
@@ -92,33 +85,39 @@ async def completions(request: Request) -> Response:
     service = service_of(request)
     body = await _read(request, service, CompletionRequest)
     identity = _begin(request, service, body, "cmpl")
-    if body.echo and body.logprobs is not None:
-        raise InvalidRequest("echo is not supported together with logprobs yet.", param="echo")
-    output = output_of(body, service.model, ())
-    sampling = _sampling(service, body, output, body.logprobs)
     given = prompts_of(body)
-    prompts = await service.prompts.raw(given)
-    echoes = []
-    if body.echo:
-        echoes = [item if isinstance(item, str) else await service.prompts.decode(item) for item in given]
-    scope = _cache_scope(request, service, body)
-    constraint = await service.constrainer.constraint((), CallPolicy(), text_form(body))
+    if body.suffix:
+        prompts = tuple([await service.prompts.fill(prefix, body.suffix) for prefix in texts_of(body, given)])
+    else:
+        prompts = await service.prompts.raw(given)
+    echoes = await _echoes(service, given, prompts) if body.echo else []
     job = GenerationJob(
         record_of(request).request_id,
         prompts,
-        sampling,
-        output,
-        scope,
+        sampling_of(body, body.logprobs, service.model.defaults),
+        output_of(body, service.model.fim),
+        _cache_scope(request, service, body),
         body.n,
         body.priority,
-        constraint=constraint,
+        interactive=bool(body.suffix),
+        constraint=await service.constrainer.constraint((), CallPolicy(), text_form(body)),
     )
-    return await _answer(request, job, CompletionEncoder(identity, body, echoes), body.stream, "prompt")
+    generation = await admit(request, job, "prompt")
+    return await _answer(request, generation, CompletionEncoder(identity, body, echoes), body)
 
 
-async def _read(request: Request, service: Service, schema: type[Body]) -> Body:
+async def _echoes(service: Service, given: Sequence[str | tuple[int, ...]], prompts: Sequence[Prompt]) -> list[Echo]:
+    """The prompts as they stand before their answers: texts as they were given, token ids as text."""
+    echoes = []
+    for item, prompt in zip(given, prompts, strict=True):
+        text = item if isinstance(item, str) else await service.prompts.decode(item)
+        echoes.append(Echo(text, service.model.tokenizer.join_bytes(prompt.ids[:1], skip_special_tokens=False)))
+    return echoes
+
+
+async def _read(request: Request, service: Service, schema: type[AnyBody]) -> AnyBody:
     payload = await read_json_object(request, service.settings.max_body_size)
-    return parse(schema, payload, service.warnings)
+    return PARAMETERS.parse(schema, payload, service.warnings)
 
 
 def _begin(request: Request, service: Service, body: GenerationFields, prefix: str) -> Identity:
@@ -135,89 +134,6 @@ def _cache_scope(request: Request, service: Service, body: GenerationFields) -> 
     return cache_scope(request, body.cache_salt, session, service.settings.share_cache_across_keys)
 
 
-def _sampling(service: Service, body: GenerationFields, output: OutputOptions, logprobs: int | None) -> SamplingParams:
-    stop_token_ids = (*output.stop_token_ids, *output.stop_tokens)
-    try:
-        return sampling_of(body, logprobs, service.model.defaults, stop_token_ids)
-    except EngineError as error:
-        raise from_engine(error, "prompt") from error
-
-
-async def _answer(request: Request, job: GenerationJob, encoder: Encoder, stream: bool, prompt_param: str) -> Response:
-    """Admit the job, then stream its answer or wait for it."""
-    service = service_of(request)
-    try:
-        generation = await service.generator.start(job)
-    except EngineError as error:
-        raise from_engine(error, prompt_param) from error
-    record_of(request).generation = generation
-    if stream:
-
-        def encode_error(error: ApiError) -> bytes:
-            note_error(request, error)
-            return error_event(error)
-
-        interval = service.settings.sse_keep_alive_interval
-        return EventStream(encoder.stream(generation), generation, encode_error, interval)
-    async with contextlib.aclosing(generation):
-        return _json(await until_disconnect(request.receive, encoder.collect(generation)))
-
-
-async def list_models(request: Request) -> Response:
-    """GET /v1/models: one entry for each name."""
-    service = service_of(request)
-    return _json({"object": "list", "data": [_model_card(service, name) for name in service.model.names]})
-
-
-async def show_model(request: Request) -> Response:
-    """GET /v1/models/{id}."""
-    service = service_of(request)
-    return _json(_model_card(service, service.model.resolve(request.path_params["model_id"])))
-
-
-def _model_card(service: Service, name: str) -> dict[str, object]:
-    """What clients read to know the model and its context length."""
-    return {
-        "id": name,
-        "object": "model",
-        "created": service.model.created,
-        "owned_by": "deltaloop",
-        "root": service.model.name,
-        "parent": None,
-        "max_model_len": service.engine.info.max_model_len,
-    }
-
-
-async def tokenize(request: Request) -> Response:
-    """POST /tokenize: the ids of a prompt or of rendered messages."""
-    service = service_of(request)
-    body = await _read(request, service, TokenizeRequest)
-    service.model.resolve(body.model)
-    if (body.prompt is None) == (not body.messages):
-        raise InvalidRequest("Give either prompt or messages.", param="prompt")
-    if body.prompt is not None:
-        [prompt] = await service.prompts.raw([body.prompt])
-    else:
-        prompt = await service.prompts.chat(conversation_of(body, tools_of(body.tools)))
-    ids = prompt.ids
-    texts = [service.model.tokenizer.id_to_text(token_id) for token_id in ids] if body.return_token_strs else None
-    return _json(
-        {
-            "count": len(ids),
-            "max_model_len": service.engine.info.max_model_len,
-            "tokens": ids,
-            "token_strs": texts,
-        }
-    )
-
-
-async def detokenize(request: Request) -> Response:
-    """POST /detokenize: the text of token ids."""
-    service = service_of(request)
-    body = await _read(request, service, DetokenizeRequest)
-    service.model.resolve(body.model)
-    return _json({"prompt": await service.prompts.decode(body.tokens)})
-
-
-def _json(value: object) -> Response:
-    return Response(to_json(value), media_type="application/json")
+async def _answer(request: Request, generation: Generation, encoder: Encoder, body: GenerationFields) -> Response:
+    seconds = PROGRESS_SECONDS if body.return_progress else None
+    return await answer(request, generation, encoder, body.stream, life_sign_seconds=seconds)

@@ -6,13 +6,12 @@ null means absent everywhere. Whatever has many shapes (content, prompt, tool_ch
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from engine.types import MAX_PATTERN_SIZE
+from server.parameters import Body, Stops
 
 MAX_NAME = 1024  # of a salt or a session
-MAX_STOPS = 32
-MAX_STOP_CHARACTERS = 256  # looking for a stop costs memory and time for each of its characters, for each choice
 MAX_STOP_IDS = 1024
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
@@ -20,39 +19,14 @@ MAX_LOGPROBS = 20
 USUAL_REPETITION = {"max_pattern_size": 256, "min_pattern_size": 1, "min_count": 4, "min_repeated_tokens": 1024}
 
 
-def _one_or_many(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _short(value: str) -> str:
-    """Not by `max_length`, which counts no lone surrogates: it refuses them."""
-    if len(value) > MAX_STOP_CHARACTERS:
-        raise ValueError(f"must be at most {MAX_STOP_CHARACTERS} characters long")
-    return value
-
-
-Stop = Annotated[str, AfterValidator(_short)]
-
-
-class _Body(BaseModel):
-    """An object of the API. Strangers among its members are passed over here."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        return {name: item for name, item in value.items() if item is not None} if isinstance(value, dict) else value
-
-
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """What a stream tells beside the text."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     """Free text, or a form that output must have. OpenAI names the schema, llama.cpp writes it beside the type."""
 
     type: str
@@ -60,7 +34,7 @@ class ResponseFormat(_Body):
     bare_schema: Any = Field(None, alias="schema")
 
 
-class RepetitionBody(_Body):
+class RepetitionBody(Body):
     """When an answer that repeats itself ends. A largest pattern of 0 tokens is none, as in vLLM."""
 
     max_pattern_size: int = Field(0, ge=0, le=MAX_PATTERN_SIZE)
@@ -77,7 +51,7 @@ def _on_or_off(value: Any) -> Any:
     return value
 
 
-class GenerationFields(_Body):
+class GenerationFields(Body):
     """What chat completions and completions have in common."""
 
     model: str = ""
@@ -96,7 +70,7 @@ class GenerationFields(_Body):
     repeat_penalty: float | None = None
     logit_bias: dict[int, float] = Field(default_factory=dict)
     seed: int | None = None
-    stop: Annotated[tuple[Stop, ...], Field(max_length=MAX_STOPS), BeforeValidator(_one_or_many)] = ()
+    stop: Stops = ()
     stop_token_ids: tuple[int, ...] = Field((), max_length=MAX_STOP_IDS)
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
@@ -106,6 +80,7 @@ class GenerationFields(_Body):
     priority: int = 0
     request_id: str | None = None
     cache_report: bool = False
+    return_progress: bool = False
     cache_salt: str | None = Field(None, min_length=1, max_length=MAX_NAME)
     prompt_cache_key: str | None = Field(None, max_length=MAX_NAME)
     session_id: str | None = Field(None, max_length=MAX_NAME)
@@ -117,21 +92,21 @@ class GenerationFields(_Body):
     regex: Any = None
 
 
-class ToolCallFunction(_Body):
+class ToolCallFunction(Body):
     """The function of a past call. Clients send the arguments as JSON text; some as an object."""
 
     name: str = Field(min_length=1)
     arguments: Any = ""
 
 
-class ToolCallBody(_Body):
+class ToolCallBody(Body):
     """A past call."""
 
     id: str = ""
     function: ToolCallFunction
 
 
-class MessageBody(_Body):
+class MessageBody(Body):
     """One message. Its content is text, a list of parts or nothing."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -141,11 +116,22 @@ class MessageBody(_Body):
     function_call: Any = None
 
 
-class ToolBody(_Body):
+class ToolBody(Body):
     """A tool on offer."""
 
     type: str = "function"
     function: dict[str, Any] | None = None
+
+
+class TemplateFields(Body):
+    """What the chat template is given."""
+
+    model: str = ""
+    messages: tuple[MessageBody, ...] = ()
+    tools: tuple[ToolBody, ...] = ()
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
 
 
 class ChatCompletionRequest(GenerationFields):
@@ -167,26 +153,7 @@ class CompletionRequest(GenerationFields):
     """POST /v1/completions. The prompt is text, token ids, or a list of either."""
 
     prompt: Any = None
+    suffix: str = ""
     max_tokens: int | None = Field(16, ge=-1)
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-
-
-class TokenizeRequest(_Body):
-    """POST /tokenize, with a prompt or with messages."""
-
-    model: str = ""
-    prompt: str | None = None
-    messages: tuple[MessageBody, ...] = ()
-    tools: tuple[ToolBody, ...] = ()
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool = False
-    return_token_strs: bool = False
-
-
-class DetokenizeRequest(_Body):
-    """POST /detokenize."""
-
-    model: str = ""
-    tokens: tuple[Annotated[int, Field(ge=0)], ...]

@@ -3,20 +3,16 @@
 Knows the schema and what the server works with; HTTP is the routes' business, JSON answers are `answers`'.
 """
 
-import logging
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from engine.types import RepetitionDetection, SamplingParams
 from server.chat.answer_form import ANY_OBJECT, CallPolicy, FormKind, TextForm
 from server.chat.conversation import Tool
+from server.chat.fim import FillInTheMiddle
 from server.chat.model_files import GenerationDefaults
-from server.chat.stops import added_token_stops
 from server.choice import OutputOptions
 from server.dialects.openai.conversation import tools_of
-from server.dialects.openai.parameters import IGNORED, refusal_of
 from server.dialects.openai.schema import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -25,36 +21,8 @@ from server.dialects.openai.schema import (
     ResponseFormat,
 )
 from server.errors import InvalidRequest
-from server.model import ServedModel
-from server.service import WarnOnce
-from server.validation import first_problem, shorten
-
-logger = logging.getLogger(__name__)
-
-Body = TypeVar("Body", bound=BaseModel)
-
-_OFF = 0
-
-
-def parse(schema: type[Body], payload: Mapping[str, Any], warnings: WarnOnce) -> Body:
-    """The body as its schema, with refused parameters refused and strangers told of in the log.
-
-    Raises:
-        InvalidRequest: names the first parameter that is wrong.
-    """
-    for name, value in payload.items():
-        if name in schema.model_fields or value is None:
-            continue
-        reason = refusal_of(name, value)
-        if reason is not None:
-            raise InvalidRequest(reason, param=name, code="unsupported_parameter")
-        if name not in IGNORED and warnings.first(f"parameter {name[:64]}"):
-            logger.warning("the request parameter %r is not known here and is ignored", name[:64])
-    try:
-        return schema.model_validate(payload)
-    except ValidationError as error:
-        path, problem = first_problem(error)
-        raise InvalidRequest(problem, param=path or None, code="invalid_value") from None
+from server.sampling import OFF, sampling_params
+from server.validation import shorten
 
 
 def check_common(body: GenerationFields) -> None:
@@ -197,29 +165,31 @@ def _named(choice: object, path: str, tools: tuple[Tool, ...]) -> str:
     return name
 
 
-def sampling_of(
-    body: GenerationFields, logprobs: int | None, defaults: GenerationDefaults, stop_token_ids: tuple[int, ...]
-) -> SamplingParams:
+def sampling_of(body: GenerationFields, logprobs: int | None, defaults: GenerationDefaults) -> SamplingParams:
     """How to draw: what the request says, else what the model's own configuration says.
 
     Raises:
+        InvalidRequest: an answer without a token, where no prompt stands before it.
         RequestError: a value out of range, by its name.
     """
-    repetition = _first(body.repetition_penalty, body.repeat_penalty, defaults.repetition_penalty)
-    top_k = _first(body.top_k, defaults.top_k)
-    return SamplingParams(
-        max_tokens=_ceiling(_asked_tokens(body), defaults.max_new_tokens),
-        temperature=_first(body.temperature, defaults.temperature),
-        top_k=_OFF if top_k == -1 else top_k,
-        top_p=_first(body.top_p, defaults.top_p),
-        min_p=_first(body.min_p, defaults.min_p),
+    asked = body.max_completion_tokens if isinstance(body, ChatCompletionRequest) else None
+    max_tokens = body.max_tokens if asked is None else asked
+    if max_tokens == 0 and not (isinstance(body, CompletionRequest) and body.echo):
+        raise InvalidRequest("max_tokens is 0, but must be at least 1 unless the prompt is echoed.", param="max_tokens")
+    return sampling_params(
+        defaults,
+        max_tokens=max_tokens,
+        temperature=body.temperature,
+        top_k=body.top_k,
+        top_p=body.top_p,
+        min_p=body.min_p,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
-        repetition_penalty=repetition,
+        repetition_penalty=body.repeat_penalty if body.repetition_penalty is None else body.repetition_penalty,
         logit_bias=body.logit_bias,
         seed=body.seed,
         logprobs=logprobs,
-        stop_token_ids=stop_token_ids,
+        prompt_logprobs=logprobs if _is_scored(body) else None,
         min_tokens=body.min_tokens,
         ignore_eos=body.ignore_eos,
         allowed_token_ids=body.allowed_token_ids,
@@ -227,51 +197,47 @@ def sampling_of(
     )
 
 
+def _is_scored(body: GenerationFields) -> bool:
+    """Whether log-probabilities are wanted of the prompt too."""
+    return isinstance(body, CompletionRequest) and body.echo and body.logprobs is not None
+
+
 def _repetition_detection(asked: RepetitionBody | None) -> RepetitionDetection | None:
-    if asked is None or asked.max_pattern_size == _OFF:
+    if asked is None or asked.max_pattern_size == OFF:
         return None
     smallest = max(1, asked.min_pattern_size)
     return RepetitionDetection(asked.max_pattern_size, smallest, asked.min_count, asked.min_repeated_tokens)
 
 
-N = TypeVar("N", int, float)
+def texts_of(body: CompletionRequest, prompts: Sequence[str | tuple[int, ...]]) -> tuple[str, ...]:
+    """The prompts of a completion with a suffix.
+
+    Raises:
+        InvalidRequest: they are not all text, or to be echoed.
+    """
+    if body.echo:
+        raise InvalidRequest("echo is not possible with a suffix, which would stand in the prompt too.", param="echo")
+    texts = tuple(prompt for prompt in prompts if isinstance(prompt, str))
+    if len(texts) < len(prompts):
+        raise InvalidRequest("prompt must be text where there is a suffix.", param="prompt")
+    return texts
 
 
-def _first(*values: N | None) -> N:
-    """The first that was given; the last always is."""
-    return next(value for value in values if value is not None)
+def output_of(body: GenerationFields, fim: FillInTheMiddle | None = None) -> OutputOptions:
+    """What becomes of the tokens. An empty stop string would match everywhere and is left out. What fills a gap ends
+    where the model would begin something else.
 
-
-def _asked_tokens(body: GenerationFields) -> int | None:
-    """The limit the client set; -1 is how some say "none"."""
-    asked = body.max_tokens
-    if isinstance(body, ChatCompletionRequest) and body.max_completion_tokens is not None:
-        asked = body.max_completion_tokens
-    return None if asked == -1 else asked
-
-
-def _ceiling(asked: int | None, most: int | None) -> int | None:
-    limits = [limit for limit in (asked, most) if limit is not None]
-    return min(limits, default=None)
-
-
-def output_of(
-    body: GenerationFields, model: ServedModel, tools: tuple[Tool, ...], calls_are_held: bool = False
-) -> OutputOptions:
-    """What becomes of the tokens. An empty stop string would match everywhere and is left out."""
-    stops = tuple(stop for stop in body.stop if stop)
-    one_call = isinstance(body, ChatCompletionRequest) and not body.parallel_tool_calls
+    Where a prompt and its answer are told token by token, readers count on an entry for each that was generated.
+    """
+    is_told = _is_scored(body)
+    is_filled = isinstance(body, CompletionRequest) and bool(body.suffix)
     return OutputOptions(
-        stops=stops,
-        stop_tokens=added_token_stops(stops, model.tokenizer),
-        stop_token_ids=body.stop_token_ids,
+        stops=tuple(stop for stop in body.stop if stop),
+        stop_token_ids=(*body.stop_token_ids, *(fim.stop_ids if fim and is_filled else ())),
         include_stop=body.include_stop_str_in_output,
-        skip_special_tokens=body.skip_special_tokens,
+        tells_end=is_told,
+        skip_special_tokens=body.skip_special_tokens and not is_told,
         min_tokens=body.min_tokens,
-        tools=tools,
-        call_format=model.call_format,
-        calls_are_held=calls_are_held,
-        max_tool_calls=1 if one_call else None,
     )
 
 

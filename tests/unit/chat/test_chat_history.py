@@ -1,5 +1,6 @@
 """Answers that come back: which are known again, and in which tokens."""
 
+import json
 from array import array
 from typing import Any
 
@@ -64,6 +65,11 @@ def test_meaning(one: Message, other: Message, same: bool) -> None:
 @given(JSON)
 def test_everything_means_itself(value: Any) -> None:
     assert means_the_same(message("", ("f", {"x": value})), message("", ("f", {"x": value})))
+
+
+def test_arguments_too_deep_to_compare_pass_for_different_ones() -> None:
+    deep = json.loads("[" * 900 + "]" * 900)
+    assert not means_the_same(message("", ("f", {"x": deep})), message("", ("f", {"x": [deep]})))
 
 
 def test_an_answer_is_found_after_its_prompt_and_salt_only() -> None:

@@ -126,3 +126,35 @@ def test_check_finds_a_block_that_was_released_though_the_count_is_right() -> No
     free = next(i for i in range(4) if i not in allocation.block_ids)
     with pytest.raises(InvariantViolation, match="other holders"):
         manager.check([Allocation(allocation.slot, [free])])
+
+
+def test_beyond_the_slots_a_sequence_may_have_a_checkpoints() -> None:
+    manager = CacheManager(num_blocks=20, block_size=4, num_slots=1, num_checkpoints=2)
+    first = admitted(manager, 4)
+    assert not manager.has_slot()
+    assert manager.has_slot(num_extra=1)
+    second = manager.admit(_lineage(4), 0, num_extra=1)
+    assert second is not None
+    assert (manager.has_slot(1), manager.has_slot(2)) == (False, True)
+    manager.check([first, second])
+    for allocation in (first, second):
+        manager.retire(allocation, _lineage(4), 4, is_answer=False)
+    assert manager.num_checkpoints_kept == 1  # both had read the same
+    manager.check([])
+
+
+def test_without_memory_for_checkpoints_there_is_nothing_beyond_the_slots() -> None:
+    manager = CacheManager(num_blocks=20, block_size=4, num_slots=1)
+    admitted(manager, 4)
+    assert not manager.has_slot(num_extra=3)
+    assert manager.admit(_lineage(4), 0, num_extra=3) is None
+
+
+def test_what_it_starts_from_does_not_go_for_its_own_slot() -> None:
+    manager = CacheManager(num_blocks=20, block_size=4, num_slots=1, num_checkpoints=1)
+    manager.retire(admitted(manager, 9), _lineage(9), 8, is_answer=False)
+    other = manager.admit(Lineage(list(range(50, 59)), 4), 0)
+    assert other is not None
+    assert manager.admit(_lineage(12), 0, num_extra=1) is None
+    assert manager.num_checkpoints_kept == 1
+    manager.check([other])

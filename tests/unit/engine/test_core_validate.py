@@ -51,11 +51,12 @@ def test_the_last_id_of_the_vocabulary_is_allowed() -> None:
     validate((last,), SamplingParams(stop_token_ids=(last,), logit_bias={last: 1.0}, allowed_token_ids=(0, last)))
 
 
-def test_more_logprobs_than_tokens() -> None:
-    validate((1,), SamplingParams(logprobs=VOCAB_SIZE))
+@pytest.mark.parametrize("param", ["logprobs", "prompt_logprobs"])
+def test_more_logprobs_than_tokens(param: str) -> None:
+    validate((1,), SamplingParams(**{param: VOCAB_SIZE}))  # type: ignore[arg-type]
     with pytest.raises(RequestError) as caught:
-        validate((1,), SamplingParams(logprobs=VOCAB_SIZE + 1))
-    assert caught.value.param == "logprobs"
+        validate((1,), SamplingParams(**{param: VOCAB_SIZE + 1}))  # type: ignore[arg-type]
+    assert caught.value.param == param
 
 
 def test_a_cache_that_cannot_hold_one_full_context_is_refused() -> None:

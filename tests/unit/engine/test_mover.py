@@ -122,8 +122,7 @@ def test_a_conversation_outlives_its_process() -> None:
     async def test() -> None:
         async with engine_over(files) as engine:
             ids, _ = await answer(engine, FIRST)
-            await until(lambda: engine.stats().disk.num_states == 1)
-            assert engine.stats().disk.lag_seconds == 0
+            await until(lambda: engine.stats().disk.num_states == 1 and engine.stats().disk.lag_seconds == 0)
             assert engine.stats().disk.num_bytes > 1000
         async with engine_over(files) as engine:
             _, output = await answer(engine, (*FIRST, *ids, 1, 2))

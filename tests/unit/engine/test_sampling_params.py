@@ -10,7 +10,7 @@ from engine.types import GenerationRequest, RepetitionDetection, SamplingParams
 
 NAN, INF = math.nan, math.inf
 OUT_OF_RANGE = {
-    "max_tokens": (0, -1),
+    "max_tokens": (-1,),
     "temperature": (-0.01, 100.1, NAN, INF, -INF),
     "top_k": (-1,),
     "top_p": (0.0, -0.5, 1.01, NAN, INF),
@@ -21,11 +21,12 @@ OUT_OF_RANGE = {
     "logit_bias": ({3: 100.5}, {3: -100.5}, {1: 0.0, 2: NAN}, {1: INF}),
     "seed": (-(2**63) - 1, 2**64),
     "logprobs": (-1,),
+    "prompt_logprobs": (-1,),
     "min_tokens": (-1,),
     "allowed_token_ids": ((),),
 }
 AT_THE_EDGE = {
-    "max_tokens": (1, None),
+    "max_tokens": (0, 1, None),
     "temperature": (0.0, 100.0),
     "top_k": (0, 1),
     "top_p": (1.0, 1e-9),
@@ -36,6 +37,7 @@ AT_THE_EDGE = {
     "logit_bias": ({}, {3: 100.0}, {3: -100.0}),
     "seed": (-(2**63), 2**64 - 1, 0, None),
     "logprobs": (0, 20, None),
+    "prompt_logprobs": (0, 20, None),
     "min_tokens": (0, 10**6),
     "allowed_token_ids": ((1,), None),
 }

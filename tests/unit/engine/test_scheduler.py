@@ -5,7 +5,7 @@ import pytest
 from engine.errors import InvariantViolation
 from engine.plan import ScheduledSequence, SequenceResult, StateAction, StepPlan, StepResult
 from engine.scheduler.sequence import Sequence
-from engine.types import FinishReason, SamplingParams
+from engine.types import FinishReason, SamplingParams, TokenLogprobs
 from tests.support.engine_runs import Run, expected, fixed_length, limits, prompt
 from tests.support.hash_model import EOS_TOKEN_IDS, VOCAB_SIZE, fail_on_steps
 
@@ -410,6 +410,17 @@ def test_a_result_that_does_not_answer_the_plan_is_a_violation(results: tuple[Se
     assert plan is not None
     with pytest.raises(InvariantViolation):
         run.core.apply(plan, StepResult(results, 0.1))
+
+
+@pytest.mark.parametrize("num_scores", [0, 2, 4])
+def test_scores_that_are_not_those_of_the_plan_are_a_violation(num_scores: int) -> None:
+    run = Run()
+    run.add(prompt(4), fixed_length(1, prompt_logprobs=0))
+    plan = run.core.schedule()
+    assert plan is not None
+    result = SequenceResult(0, (1,), prompt_logprobs=(TokenLogprobs(1, -1.0),) * num_scores)
+    with pytest.raises(InvariantViolation):
+        run.core.apply(plan, StepResult((result,), 0.1))
 
 
 def test_drawn_tokens_are_within_the_vocabulary() -> None:

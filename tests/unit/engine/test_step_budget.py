@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.scheduler.budget import FIRST_CHUNK_TOKENS, IDLE_STEP_FACTOR, MIN_CHUNK_TOKENS, StepBudget
+from engine.scheduler.budget import FIRST_CHUNK_TOKENS, MIN_CHUNK_TOKENS, Pace, StepBudget, StepRoom
 
 GAP = 0.25
 PLENTY = 100_000
@@ -47,7 +47,7 @@ def test_it_converges_without_ever_having_seen_a_decoding_step() -> None:
 
 def test_steps_may_last_longer_when_only_prompts_are_read() -> None:
     seconds = read_prompt(StepBudget(PLENTY, GAP), base=0.0, per_token=1e-3, num_steps=40, num_decoding=0)
-    assert 0.6 * GAP * IDLE_STEP_FACTOR < seconds <= GAP * IDLE_STEP_FACTOR
+    assert 0.6 * GAP * Pace.IDLE < seconds <= GAP * Pace.IDLE
 
 
 def test_no_step_is_far_too_long_on_the_way() -> None:
@@ -114,3 +114,61 @@ def test_prompts_keep_a_share_when_decoding_alone_exceeds_the_target() -> None:
     for _ in range(50):
         budget.observe(num_prompt_tokens=64, num_decoding=16, seconds=0.4 + 64 * 0.001)
     assert 190 <= budget.chunk_tokens(16) <= 200  # half of 0.4 seconds at a millisecond each
+
+
+# --- where interactive requests come --------------------------------------------------------------------------------
+
+
+def at_pace(budget: StepBudget, pace: Pace, base: float, per_token: float, num_steps: int = 40) -> float:
+    """Seconds of the last of some steps that only read."""
+    seconds = 0.0
+    for _ in range(num_steps):
+        num_tokens = budget.chunk_tokens(0, pace)
+        seconds = base + per_token * num_tokens
+        budget.observe(num_tokens, 0, seconds, pace)
+    return seconds
+
+
+def test_brisk_steps_last_a_quarter_of_idle_ones() -> None:
+    budget = StepBudget(PLENTY, GAP)
+    at_pace(budget, Pace.IDLE, base=0.0, per_token=1e-3)
+    assert 0.6 * GAP * Pace.BRISK < at_pace(budget, Pace.BRISK, base=0.01, per_token=1e-3) <= GAP * Pace.BRISK
+
+
+def test_brisk_steps_keep_an_eighth_of_the_tokens_where_a_step_costs_much_by_itself() -> None:
+    budget = StepBudget(PLENTY, GAP)
+    at_pace(budget, Pace.IDLE, base=1.5, per_token=1e-3)
+    num_idle = budget.chunk_tokens(0)
+    at_pace(budget, Pace.BRISK, base=1.5, per_token=1e-3)
+    assert budget.chunk_tokens(0, Pace.BRISK) == num_idle // 8 > MIN_CHUNK_TOKENS
+
+
+def test_each_pace_learns_its_own_cost() -> None:
+    budget = StepBudget(PLENTY, GAP)
+    at_pace(budget, Pace.IDLE, base=0.0, per_token=1e-3)
+    before = budget.chunk_tokens(0)
+    at_pace(budget, Pace.BRISK, base=0.5, per_token=1e-3)
+    assert budget.chunk_tokens(0) == before
+
+
+def test_interactive_prompts_have_three_quarters_of_a_shared_step() -> None:
+    room = StepRoom(100, num_short=20, is_shared=True)
+    assert room.take(1000, goes_ahead=True) == 75
+    assert room.take(1000, goes_ahead=False) == 25
+    assert (room.left(True), room.left(False)) == (0, 0)
+
+
+@pytest.mark.parametrize(("num_ahead", "num_others"), [(3, 17), (15, 5), (18, 6), (30, 10), (75, 25)])
+def test_beside_an_interactive_prompt_others_get_the_rest_of_a_short_step_or_a_quarter(
+    num_ahead: int, num_others: int
+) -> None:
+    room = StepRoom(100, num_short=20, is_shared=True)
+    assert room.take(num_ahead, goes_ahead=True) == num_ahead
+    assert room.take(1000, goes_ahead=False) == num_others
+
+
+def test_a_step_of_one_kind_is_not_divided() -> None:
+    assert StepRoom(100, 20, is_shared=False).take(1000, goes_ahead=True) == 100
+    assert StepRoom(100, 20, is_shared=True).take(1000, goes_ahead=False) == 100
+    assert StepRoom(1, 1, is_shared=True).take(5, goes_ahead=True) == 1
+    assert StepRoom(0, 0, is_shared=True).take(5, goes_ahead=True) == 0

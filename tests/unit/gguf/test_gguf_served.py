@@ -101,6 +101,7 @@ def test_packed_weights_give_the_same_tokens(tmp_path: Path, type: Type) -> None
 def test_the_engine_packs_when_it_may(tmp_path: Path, packing: Packing, spare: bool) -> None:
     path = _written(tmp_path / "m.gguf", Type.Q8_0)
     engine = load_engine(EngineConfig(path, threads=1, packing=packing, kv_cache_memory_bytes=2**20))
+    assert (engine.info.model.container, engine.info.model.weight_format) == ("gguf", "Q8_0")
     assert sum(engine.spare_work or ()) > 0 if spare else engine.spare_work is None
 
 

@@ -1,6 +1,7 @@
 """config.json in every spelling, the real model's numbers, and what is refused."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,17 @@ def test_the_real_models_parameters() -> None:
     model = Qwen3Next.load(config, source, reference_kernels())
     matrices = sum(len(matrix.parts) * matrix.rows * matrix.columns for matrix in model.matrices)
     small = sum(t.data.numel() for t in tensors if t.data.dim() != 2 or "shared_expert_gate" in t.name)
-    assert matrices + small == 79_674_391_296
+    assert matrices + small == config.num_parameters == 79_674_391_296
     assert total_bytes(model.matrices) == 2 * matrices
+
+
+def test_parameters_are_counted() -> None:
+    sizes = {name: math.prod(shape) for name, shape in shapes(CONFIG).items()}
+    assert _parse().num_parameters == sum(sizes.values())
+    assert _parse({"tie_word_embeddings": True}).num_parameters == sum(sizes.values()) - sizes["lm_head.weight"]
+    experts = sum(size for name, size in sizes.items() if name.startswith("model.layers.1.mlp."))
+    dense = _parse({"mlp_only_layers": [1], "intermediate_size": 24})
+    assert dense.num_parameters == sum(sizes.values()) - experts + 3 * 16 * 24
 
 
 def test_flat_and_nested_fields_mean_the_same() -> None:

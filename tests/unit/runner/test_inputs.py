@@ -1,11 +1,13 @@
 """A plan's integers, packed into a batch's tensors; and the storage they address."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from engine.batch import PagedKV, RecurrentState
 from engine.model.config import parse_model_config
-from engine.plan import SampleSpec, ScheduledSequence, StateAction, StepPlan
+from engine.plan import SampleSpec, ScheduledSequence, ScoreSpec, StateAction, StepPlan
 from engine.runner.inputs import BatchBuilder, token_batch
 from engine.runner.storage import Storage
 from engine.types import SamplingParams
@@ -49,6 +51,21 @@ def test_nothing_to_sample() -> None:
     batch = token_batch(StepPlan(1, (_sequence(1, 0, (3, 4), (0,), 0, None),)), 4, CPU)
     assert batch.sample_rows.shape == (0,)
     assert batch.sample_rows.dtype == torch.int64
+
+
+def test_rows_to_score() -> None:
+    plan = StepPlan(
+        1,
+        (
+            _sequence(1, 0, (3, 4, 5), (0,), 0, SPEC),
+            replace(_sequence(2, 4, (6, 7, 8, 9), (2, 1), 1, None), score=ScoreSpec(1, (8, 9, 10), 5)),
+            replace(_sequence(3, 0, (6, 7), (3,), 2, SPEC), score=ScoreSpec(0, (7,), 0)),
+        ),
+    )
+    batch = token_batch(plan, 4, CPU)
+    assert batch.score_rows.tolist() == [4, 5, 6, 7]
+    assert batch.score_rows.dtype == torch.int64
+    assert batch.sample_rows.tolist() == [2, 8]
 
 
 def test_a_block_table_is_made_again_only_when_it_changed() -> None:

@@ -52,6 +52,33 @@ def run(
     return events
 
 
+@pytest.mark.parametrize("reason", [FinishReason.STOP, FinishReason.LENGTH])
+@pytest.mark.parametrize("cut", [1, 2, 99])
+@pytest.mark.parametrize("text", ["", "ab", "aé"])
+def test_where_the_end_is_told_every_token_has_its_logprobs(text: str, cut: int, reason: FinishReason) -> None:
+    b = TOKENIZER.encode("b", parse_special=False)
+    ids = [*TOKENIZER.encode(text, parse_special=False), *([EOS] if reason is FinishReason.STOP else b)]
+    events = run(ids, [cut], OutputOptions(tells_end=True, skip_special_tokens=False), reason)
+    texts = [event for event in events if isinstance(event, TextDelta)]
+    told = [token.raw for event in texts for token in event.logprobs]
+    assert told == [TOKENIZER.token_bytes(i) for i in ids]
+    assert "".join(event.text for event in texts) == text + ("" if reason is FinishReason.STOP else "b")
+    assert sum(event.token_ids.count(EOS) for event in texts) <= 1
+
+
+def test_the_tokens_of_a_prompt_are_kept_as_they_are_scored() -> None:
+    writer = ChoiceWriter(0, 4, TOKENIZER, OutputOptions())
+    ids = TOKENIZER.encode("abc", parse_special=False)
+    for token_ids in (ids[:2], ids[2:]):
+        scores = tuple(TokenLogprobs(i, -float(i), ((ids[1], -0.5),)) for i in token_ids)
+        assert writer.feed(TokenOutput((), prompt_logprobs=scores)) == []
+    told = [(token.text, token.logprob, token.top) for token in writer.scored_prompt]
+    assert told == [(text, -float(i), (("b", b"b", -0.5),)) for text, i in zip("abc", ids, strict=True)]
+    [end] = writer.feed(TokenOutput((), finish_reason=FinishReason.LENGTH))
+    assert isinstance(end, ChoiceFinished)
+    assert writer.num_generated_tokens == 0
+
+
 def summary(events: list[GenerationEvent]) -> dict[str, Any]:
     """What does not depend on the portions."""
     texts = [event for event in events if isinstance(event, TextDelta)]

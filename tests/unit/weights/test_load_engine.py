@@ -1,6 +1,7 @@
 """How much memory a loaded engine takes for its cache, beside weights that are mapped."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,16 @@ def test_beside_a_gpu_main_memory_keeps_states_too(
     config = EngineConfig(folder, cache_ram_bytes=asked)
     memory = MemoryPlan(10, 2, num_checkpoints, 100, (), ())
     assert loading._host_bytes(config, torch.device(device), memory, 1000) == expected
+
+
+def test_what_there_is_to_tell_of_the_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = _load(folder, 20 * MIB, monkeypatch).info.model
+    assert (facts.architecture, facts.container, facts.weight_format) == ("qwen3next", "safetensors", "BF16")
+    assert (facts.num_layers, facts.hidden_size, facts.num_trained_positions) == (4, 16, 1 << 20)
+    assert facts.num_bytes == sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    assert facts.num_parameters > WEIGHT_BYTES / 2
+    assert facts.modified == max(path.stat().st_mtime for path in folder.iterdir())
+    assert re.fullmatch("[0-9a-f]{64}", facts.fingerprint)
+    assert _load(folder, 20 * MIB, monkeypatch).info.model == facts
+    other = write(tmp_path / "other", random_tensors(LARGE, seed=1), LARGE)
+    assert _load(other, 40 * MIB, monkeypatch).info.model.fingerprint != facts.fingerprint
