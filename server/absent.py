@@ -3,7 +3,7 @@
 Knows paths and reasons, no dialect.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -43,15 +43,19 @@ ABSENT: Mapping[str, str] = {
 def absent_router() -> APIRouter:
     """A route for each, so that clients hear why instead of that there is no such path."""
     router = APIRouter()
-    for path in ABSENT:
+    for path, what in ABSENT.items():
+        refuse = _refusal(what)
         router.add_api_route(path, refuse, methods=["POST"])
         router.add_route(path, refuse, methods=["GET", "DELETE"], include_in_schema=False)
     return router
 
 
-async def refuse(request: Request) -> Response:
-    """Not offered here."""
-    raise not_offered(ABSENT[request.scope["route"].path])
+def _refusal(what: str) -> Callable[[Request], Awaitable[Response]]:
+    async def refuse(request: Request) -> Response:
+        """Not offered here."""
+        raise not_offered(what)
+
+    return refuse
 
 
 def not_offered(what: str) -> ApiError:

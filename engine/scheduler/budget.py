@@ -95,7 +95,7 @@ class StepRoom:
     def left(self, goes_ahead: bool) -> int:
         """Tokens that one more prompt may have."""
         if goes_ahead:
-            reserved = max(1, self.num_tokens // OTHERS_SHARE) if self.is_shared and self.num_tokens > 1 else 0
+            reserved = -(-self.num_tokens // OTHERS_SHARE) if self.is_shared and self.num_tokens > 1 else 0
             return self.num_tokens - reserved - self.num_ahead
         if not self.num_ahead:
             return self.num_tokens - self.num_others

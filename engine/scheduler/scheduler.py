@@ -123,11 +123,12 @@ class Scheduler:
         has_slot = self.cache.has_slot()
         room = self._room(len(chosen), is_shared=bool(others) or (has_slot and len(ahead) < len(self.waiting)))
         chosen += self._read(hasty, room, goes_ahead=True)
-        self._admit_all(ahead, chosen, room, goes_ahead=True)
+        stuck = self._admit_all(ahead, chosen, room, goes_ahead=True)
+        line = [s for s in self.waiting if s not in ahead and (stuck is None or s.order < stuck.order)]
         num_ahead = sum(s.allocation is not None for s in ahead)
         chosen = [(s, n) for s, n in chosen if s.allocation is not None]
         chosen += self._read(others, room)
-        stuck = self._admit_all([s for s in self.waiting if s not in ahead], chosen, room)
+        stuck = self._admit_all(line, chosen, room)
         if stuck is not None and has_slot:
             stuck.num_passes += num_ahead
         if room.is_short:

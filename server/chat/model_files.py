@@ -107,14 +107,13 @@ def _read_generation_defaults(folder: Path) -> GenerationDefaults:
     if eos is None:  # older models name it in config.json only
         eos = _read_object(folder / "config.json").get("eos_token_id")
     temperature = _number(path, config, "temperature", 1.0)
-    max_new_tokens = config.get("max_new_tokens")
     defaults = GenerationDefaults(
         temperature=0.0 if config.get("do_sample") is False else temperature,
         top_k=max(0, int(_number(path, config, "top_k", 0))),  # some write -1 for "off"
         top_p=_number(path, config, "top_p", 1.0),
         min_p=_number(path, config, "min_p", 0.0),
         repetition_penalty=_number(path, config, "repetition_penalty", 1.0),
-        max_new_tokens=None if max_new_tokens is None else int(_number(path, config, "max_new_tokens", 0)),
+        max_new_tokens=_max_new_tokens(path, config),
         eos_token_ids=_token_ids(path, eos),
     )
     check_ranges(path, defaults)
@@ -138,6 +137,17 @@ def check_ranges(path: Path, defaults: GenerationDefaults) -> None:
         )
     except RequestError as error:
         raise LoadError(f"{path}: {error.message}; correct the file or remove the entry") from error
+
+
+def _max_new_tokens(path: Path, config: Mapping[str, Any]) -> int | None:
+    if config.get("max_new_tokens") is None:
+        return None
+    number = int(_number(path, config, "max_new_tokens", 0))
+    if number < 1:  # a request may ask for none, but not all of them
+        raise LoadError(
+            f"{path}: max_new_tokens is {number}, but must be at least 1; correct the file or remove the entry"
+        )
+    return number
 
 
 def _number(path: Path, config: Mapping[str, Any], key: str, default: float) -> float:

@@ -18,7 +18,7 @@ from tests.support.scripted_engine import TOKENIZER, ScriptedEngine, Step, fail_
 
 MODEL = "tiny-qwen-coder"
 BUNDLED = "qwen3-coder-nano"
-CAPTURES = Path(__file__).parents[1] / "api" / "data" / "dialects"
+CAPTURES = Path(__file__).parents[1] / "api" / "data" / "anthropic"
 MESSAGES: list[Any] = [{"role": "user", "content": "Rain in Rome?"}]
 TOOLS: list[Any] = [
     {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}},

@@ -101,7 +101,7 @@ def test_end_tokens_may_be_named_in_the_config_only(tmp_path: Path) -> None:
         ({"tokenizer": {}}, "tokenizer.json defines no tokenizer"),
         ({"generation_config": {"top_p": "0.9"}}, r"generation_config.json: top_p is '0.9'"),
         ({"generation_config": {"top_p": 7}}, r"generation_config.json: top_p is 7"),
-        ({"generation_config": {"max_new_tokens": 0}}, r"generation_config.json: max_tokens is 0"),
+        ({"generation_config": {"max_new_tokens": 0}}, r"generation_config.json: max_new_tokens is 0"),
         ({"generation_config": {"eos_token_id": ["<|im_end|>"]}}, "eos_token_id"),
         ({"generation_config": [1]}, "does not hold a JSON object"),
         ({"tokenizer_config": {"chat_template": 5}}, "chat template .* is not text"),

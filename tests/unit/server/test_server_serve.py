@@ -11,7 +11,7 @@ from engine.errors import LoadError
 from server import cli
 from server.chat.model_files import read_model_files
 from tests.support.scripted_engine import ScriptedEngine
-from tests.support.tiny_text_model import write_tiny_model
+from tests.support.tiny_text_model import MARKS, SPECIALS, write_tiny_model
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_greeting(folder: Path, configs: list[EngineConfig], capsys: pytest.Capt
     assert "hush" not in told
     assert "loading the model" in told
     assert configs[0].model == folder
-    assert configs[0].num_used_tokens == 256 + 8
+    assert configs[0].num_used_tokens == 256 + len(SPECIALS) + len(MARKS)
 
 
 def test_a_port_in_use(folder: Path, configs: list[EngineConfig], capsys: pytest.CaptureFixture[str]) -> None:
