@@ -4,6 +4,7 @@ Knows paths and reasons, no dialect.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -40,6 +41,7 @@ ABSENT: Mapping[str, str] = {
 }
 
 
+@cache
 def absent_router() -> APIRouter:
     """A route for each, so that clients hear why instead of that there is no such path."""
     router = APIRouter()

@@ -67,10 +67,8 @@ def create_app(engine: EngineClient, settings: Settings, model: ServedModel, key
         ),
     )
     app.state.dialects = DIALECTS
-    for dialect in DIALECTS:
-        app.include_router(dialect.router())
-    app.include_router(operations_router())
-    app.include_router(absent_router())
+    for router in (*(dialect.router() for dialect in DIALECTS), operations_router(), absent_router()):
+        app.router.routes.extend(router.routes)  # as they are: included ones are made anew, and matched for longer
     return app
 
 

@@ -22,7 +22,7 @@ class Dialect:
     """One dialect.
 
     Attributes:
-        router: makes its routes.
+        router: its routes; the same for every application, unless they know something between requests.
         owns: whether a request is in this dialect, by its ASGI scope: paths nobody owns are OpenAI's.
         error_body: what a failure looks like in it, as JSON.
         error_model: the schema of that.

@@ -4,6 +4,7 @@ Knows the engine's health and the metrics, no dialect.
 """
 
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter
@@ -18,6 +19,7 @@ from server.service import service_of
 _ANSWER_PREFIXES = ("chatcmpl-", "cmpl-")
 
 
+@cache
 def operations_router() -> APIRouter:
     """All routes of this module."""
     router = APIRouter()

@@ -1,6 +1,7 @@
 """The text side of a model in miniature: a byte-level tokenizer with one token a byte, and a ChatML template."""
 
 import json
+from functools import cache
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
@@ -46,6 +47,7 @@ def tiny_files(**defaults: object) -> ModelFiles:
     )
 
 
+@cache
 def tiny_model(*names: str, **defaults: object) -> ServedModel:
     return served_model(tiny_files(**defaults), names or ("tiny-qwen-coder",))
 

@@ -1,6 +1,7 @@
 """The Anthropic routes. HTTP in, HTTP out; what requests mean is `translate`'s business, answers are the encoder's."""
 
 from dataclasses import dataclass
+from functools import cache
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -32,6 +33,7 @@ from server.parameters import AnyBody, ParameterTable
 from server.service import Service, service_of
 
 
+@cache
 def anthropic_router() -> APIRouter:
     """All routes of the dialect."""
     router = APIRouter()

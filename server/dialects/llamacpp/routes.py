@@ -3,6 +3,7 @@
 HTTP in, HTTP out; what requests mean is `translate`'s business, what answers look like that of the encoder.
 """
 
+from functools import cache
 from itertools import chain
 
 from fastapi import APIRouter
@@ -32,6 +33,7 @@ from server.service import Service, service_of
 _RETRY_SECONDS = 1.0
 
 
+@cache
 def llamacpp_router() -> APIRouter:
     """All routes of the dialect."""
     router = APIRouter()

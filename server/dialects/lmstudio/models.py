@@ -3,6 +3,7 @@
 Some read strictly: of kinds of files, for one, they know but two.
 """
 
+from functools import cache
 from typing import Literal
 
 from fastapi import APIRouter
@@ -38,6 +39,7 @@ class ModelList(BaseModel):
     data: list[ModelEntry]
 
 
+@cache
 def lmstudio_router() -> APIRouter:
     """The list, and each of its entries."""
     router = APIRouter()

@@ -3,6 +3,7 @@
 HTTP in, HTTP out; what requests mean is `translate`'s business, what answers look like `answers`' and `models`'.
 """
 
+from functools import cache
 from typing import TypeVar
 
 from fastapi import APIRouter
@@ -49,6 +50,7 @@ AnyQuestion = TypeVar("AnyQuestion", bound=AnswerFields)
 MAX_SHOWN_NAME = 80
 
 
+@cache
 def ollama_router() -> APIRouter:
     """All routes of the dialect."""
     router = APIRouter()

@@ -5,6 +5,7 @@ HTTP in, HTTP out; what requests mean is `translate`'s business, what answers lo
 
 import time
 from collections.abc import Sequence
+from functools import cache
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -41,6 +42,7 @@ from server.prompts import Prompt
 from server.service import Service, service_of
 
 
+@cache
 def openai_router() -> APIRouter:
     """All routes of the dialect."""
     router = APIRouter()
@@ -54,8 +56,7 @@ def openai_router() -> APIRouter:
         router.add_route(path, endpoint, methods=methods, include_in_schema=False)
     for path, endpoint in (("/chat/completions", chat_completions), ("/completions", completions)):
         router.add_route(f"/api/v0{path}", endpoint, methods=["POST"], include_in_schema=False)  # LM Studio's
-    router.include_router(models_router())
-    router.include_router(tokens_router())
+    router.routes.extend([*models_router().routes, *tokens_router().routes])
     return router
 
 
