@@ -1,4 +1,4 @@
-"""`timings`, as llama.cpp tells what an answer took: tokens, milliseconds, and how they compare.
+"""`timings` and `prompt_progress`, as llama.cpp tells what an answer took, and how far the reading of its prompt is.
 
 Not part of one dialect: its clients read them in OpenAI's answers too.
 """
@@ -16,6 +16,19 @@ def timings_of(generation: Generation) -> dict[str, Any]:
         "cache_n": counts.num_cached_tokens,
         **_pace("prompt", num_read, timings.prompt_seconds),
         **_pace("predicted", counts.num_generated_tokens, timings.generation_seconds),
+    }
+
+
+def progress_of(generation: Generation) -> dict[str, int] | None:
+    """Tokens of the prompt, from the cache and read so far, and the milliseconds until now; None once all is read."""
+    progress = generation.progress()
+    if progress.num_read_tokens == progress.num_prompt_tokens:
+        return None
+    return {
+        "total": progress.num_prompt_tokens,
+        "cache": progress.num_cached_tokens,
+        "processed": progress.num_read_tokens,
+        "time_ms": round(progress.seconds * 1000),
     }
 
 

@@ -15,7 +15,7 @@ from server.errors import ApiError
 from server.generation import Generation
 from server.json_text import to_json
 from server.sse import COMMENT, data_event
-from server.timings import timings_of
+from server.timings import progress_of, timings_of
 
 
 class CompletionEncoder:
@@ -54,15 +54,9 @@ class CompletionEncoder:
 
     def life_sign(self, generation: Generation) -> bytes:
         """A comment; where the client asked for it, how far the reading of the prompt is."""
-        progress = generation.progress()
-        if not self._body.return_progress or progress.num_read_tokens == progress.num_prompt_tokens:
+        report = progress_of(generation) if self._body.return_progress else None
+        if report is None:
             return COMMENT
-        report = {
-            "total": progress.num_prompt_tokens,
-            "cache": progress.num_cached_tokens,
-            "processed": progress.num_read_tokens,
-            "time_ms": round(progress.seconds * 1000),
-        }
         return data_event(to_json({**self._piece("", (), generation), "prompt_progress": report}))
 
     def failure(self, error: ApiError) -> bytes:

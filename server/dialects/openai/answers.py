@@ -12,7 +12,7 @@ from server.errors import ApiError
 from server.generation import Generation
 from server.json_text import to_json
 from server.sse import COMMENT, data_event
-from server.timings import timings_of
+from server.timings import progress_of, timings_of
 
 DONE = data_event(b"[DONE]")
 
@@ -69,16 +69,8 @@ class Chunks:
 
     def life_sign(self, generation: Generation) -> bytes:
         """A comment; where the client asked for it, how far the reading of the prompt is, as llama.cpp has it."""
-        progress = generation.progress()
-        if not self._with_progress or progress.num_read_tokens == progress.num_prompt_tokens:
-            return COMMENT
-        report = {
-            "total": progress.num_prompt_tokens,
-            "cache": progress.num_cached_tokens,
-            "processed": progress.num_read_tokens,
-            "time_ms": round(progress.seconds * 1000),
-        }
-        return self._chunk(b"", b',"prompt_progress":' + to_json(report))
+        report = progress_of(generation) if self._with_progress else None
+        return COMMENT if report is None else self._chunk(b"", b',"prompt_progress":' + to_json(report))
 
     def failure(self, error: ApiError) -> bytes:
         """A failure inside a stream."""

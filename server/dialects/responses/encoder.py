@@ -15,6 +15,7 @@ from server.errors import ApiError
 from server.generation import Generation
 from server.json_text import to_json
 from server.sse import data_event
+from server.timings import progress_of
 
 
 class ResponseEncoder:
@@ -53,15 +54,8 @@ class ResponseEncoder:
     def life_sign(self, generation: Generation) -> bytes:
         """Once more that it is being worked on: Codex counts events and nothing else. While the prompt is read it says
         how far that is."""
-        progress = generation.progress()
-        told: dict[str, Any] = {}
-        if progress.num_read_tokens < progress.num_prompt_tokens:
-            told["prompt_progress"] = {
-                "total": progress.num_prompt_tokens,
-                "cache": progress.num_cached_tokens,
-                "processed": progress.num_read_tokens,
-                "time_ms": round(progress.seconds * 1000),
-            }
+        report = progress_of(generation)
+        told = {} if report is None else {"prompt_progress": report}
         return self._event("in_progress", {"response": self._response.as_of_now(), **told})
 
     def failure(self, error: ApiError) -> bytes:
