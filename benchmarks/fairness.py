@@ -91,7 +91,7 @@ class _Measurement:
         waits: list[float] = []
         while True:
             await asyncio.sleep(self._rng.uniform(*PAUSE_SECONDS))
-            if reading.done():
+            if waits and reading.done():
                 break
             waits.append(await self.completion())
         return {

@@ -205,7 +205,7 @@ class AsyncEngine:
     def submit(self, request: GenerationRequest) -> TokenStream:
         """See `EngineClient.submit`."""
         self._core.validate(request)
-        self._check_admission(len(request.prompt_ids))
+        self._check_admission(request)
         sequence = self._core.add(request)
         stream = self._streams[sequence.seq_id] = _Outputs(self, sequence)
         self._sequences.setdefault(request.request_id, []).append(sequence)
@@ -213,19 +213,16 @@ class AsyncEngine:
         self._work.set()
         return stream
 
-    def _check_admission(self, num_prompt_tokens: int) -> None:
+    def _check_admission(self, request: GenerationRequest) -> None:
         if self._failure is not None:
             raise Overloaded(self._failure, "failed", DEFAULT_RETRY_SECONDS)
         if self._draining:
             raise Overloaded("the server is shutting down", "draining", DEFAULT_RETRY_SECONDS)
-        # Who arrives between two steps passes through the line even when slots are free: only the others wait.
-        scheduler = self._core.scheduler
-        num_passing = max(0, self.info.num_slots - scheduler.cache.num_slots_used)
-        ahead = scheduler.waiting[num_passing:]
+        ahead = self._core.scheduler.waiting_before(request)
         if len(ahead) >= self._max_num_queued_reqs:
             raise Overloaded(f"{len(ahead)} requests wait already", "max_num_queued_reqs", self._expected_wait())
         num_tokens, limit = sum(len(s.tokens) for s in ahead), self._max_num_queued_tokens
-        if limit is not None and ahead and num_tokens + num_prompt_tokens > limit:
+        if limit is not None and ahead and num_tokens + len(request.prompt_ids) > limit:
             raise Overloaded(f"{num_tokens} prompt tokens wait already", "max_num_queued_tokens", self._expected_wait())
 
     def _expected_wait(self) -> float:

@@ -221,8 +221,9 @@ class ChoiceWriter:
         return tokens
 
     def _finish(self, reason: FinishedAs, stop: str | int | None = None) -> None:
-        if self._stops.matched is None and not self._indent.found:
-            tail = self._stops.feed(self._detokenizer.flush(), active=False) + self._stops.flush()
+        if not self._indent.found:
+            is_whole = self._stops.matched is None
+            tail = self._stops.feed(self._detokenizer.flush(), active=False) + self._stops.flush() if is_whole else ""
             self._release(self._indent.feed(tail) + self._indent.flush())
         in_opening = self._parser is not None and self._parser.is_undecided
         if self._parser is not None and not self._has_enough_calls:

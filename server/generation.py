@@ -164,7 +164,9 @@ class Generator:
 
 def _is_short(job: GenerationJob, prompt: Prompt, sampling: SamplingParams) -> bool:
     """Whether one prompt can be answered so soon that nobody is held up by it. Editors ask for one at a time; who sends
-    many together evaluates a model."""
+    many together, or wants to know how likely a prompt is, evaluates a model."""
+    if sampling.prompt_logprobs is not None:
+        return False
     max_tokens = sampling.max_tokens
     is_short_answer = max_tokens is not None and max_tokens <= INTERACTIVE_MAX_TOKENS
     return len(job.prompts) == 1 and len(prompt.ids) <= INTERACTIVE_PROMPT_TOKENS and is_short_answer

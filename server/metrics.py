@@ -110,6 +110,8 @@ class Metrics:
         self._latency.observe(record.finished - record.arrival)
         if record.admitted is not None:
             self._queue_time.observe(record.admitted - record.arrival)
+        if record.first_token is not None or record.finished_reason == "length":  # of no tokens: only read
+            self._observe_prompt(record)
         if record.first_token is not None:
             self._observe_answer(record, record.first_token)
 
@@ -118,8 +120,8 @@ class Metrics:
         self._choices.observe(num_choices)
         self._max_generated.observe(most_generated_tokens)
 
-    def _observe_answer(self, record: SequenceRecord, first_token: float) -> None:
-        """What is only known of a sequence that came to its first token."""
+    def _observe_prompt(self, record: SequenceRecord) -> None:
+        """What is only known of a sequence whose prompt was read."""
         self._cache_queries.inc(record.num_prompt_tokens)
         num_cached_tokens = record.cache.num_cached_tokens if record.cache else 0
         self._cache_hits.inc(num_cached_tokens)
@@ -129,6 +131,9 @@ class Metrics:
             self._lookups.labels(**self._labels, tier=record.cache.tier or NO_TIER, miss=record.cache.miss).inc()
             if record.cache.tier is CacheTier.DISK:
                 self._restore_time.observe(record.cache.restore_seconds)
+
+    def _observe_answer(self, record: SequenceRecord, first_token: float) -> None:
+        """What is only known of a sequence that came to its first token."""
         self._first_token.observe(first_token - record.arrival)
         if record.interactive:
             self._interactive_first_token.observe(first_token - record.arrival)

@@ -19,6 +19,7 @@ from server.validation import first_problem
 logger = logging.getLogger(__name__)
 
 MAX_STOPS = 32
+MAX_CHOICES = 128  # answers to one prompt
 MAX_STOP_CHARACTERS = 256  # looking for a stop costs memory and time for each of its characters, for each choice
 
 

@@ -66,12 +66,18 @@ class PromptEncoder:
         return await _run(lambda: tuple(self._model.tokenizer.encode(text, parse_special=False)), len(text))
 
     async def fill(
-        self, prefix: str, suffix: str, line: str = "", files: Sequence[tuple[str, str]] = (), param: str = "suffix"
+        self,
+        prefix: str,
+        suffix: str,
+        line: str | None = None,
+        files: Sequence[tuple[str, str]] = (),
+        param: str = "suffix",
     ) -> Prompt:
         """The prompt that asks for what stands between two texts, the first of which is the prefix with the line.
 
-        Other files (name, text) come before it. They and the prefix end at boundaries: what stands before the line is
-        read once, whatever is typed. `param` is what the body calls the second text.
+        Without a line it is the prefix's last one. Other files (name, text) come before it. They and the prefix end at
+        boundaries: what stands before the line is read once, whatever is typed. `param` is what the body calls the
+        second text.
         Raises:
             InvalidRequest: the model has no marks for that.
         """
@@ -80,7 +86,7 @@ class PromptEncoder:
             raise _no_marks("This model does not fill in the middle: its vocabulary has no marks for that.", param)
         if files and not fim.takes_files:
             raise _no_marks("This model fills no gap beside other files: its vocabulary has no marks for these.", param)
-        size = len(prefix) + len(suffix) + len(line) + sum(len(name) + len(text) for name, text in files)
+        size = len(prefix) + len(suffix) + len(line or "") + sum(len(name) + len(text) for name, text in files)
         ids, ends = await _run(lambda: fim.prompt_ids(prefix, suffix, line, files), size)
         return Prompt(tuple(ids), tuple(ends))
 

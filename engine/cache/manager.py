@@ -84,6 +84,11 @@ class CacheManager:
         """Slots of running sequences."""
         return self._num_running
 
+    @property
+    def num_slots_free(self) -> int:
+        """Slots that more sequences may run in, what is only kept left alone."""
+        return max(0, self._num_slots - self._num_running)
+
     def has_slot(self, num_extra: int = 0) -> bool:
         """Whether one more sequence may run: beside those there are slots for, `num_extra` may have a checkpoint's."""
         if self._num_running < self._num_slots:

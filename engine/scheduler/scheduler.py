@@ -21,7 +21,7 @@ from engine.plan import Restore, ScheduledSequence, SequenceResult, Snapshot, St
 from engine.scheduler.budget import Pace, StepBudget, StepRoom
 from engine.scheduler.sequence import SPARSE_TOKENS, Sequence
 from engine.scheduler.turns import Turns
-from engine.types import CacheTier, ErrorReason, FinishReason, MissReason, TokenLogprobs
+from engine.types import CacheTier, ErrorReason, FinishReason, GenerationRequest, MissReason, TokenLogprobs
 
 MAX_FAILURES = 3
 MOST_LOST_TOKENS = 2 * SPARSE_TOKENS  # that a sequence computes again for an interactive one's sake
@@ -83,6 +83,19 @@ class Scheduler:
         """Those who wait only because enough of their owner's run."""
         held = self._turns.held_back(self.running)
         return sum(s.request.owner in held for s in self.waiting)
+
+    def waiting_before(self, request: GenerationRequest) -> list[Sequence]:
+        """Those for whom a request that comes now has to wait.
+
+        Who arrives between two steps passes through the line even when slots are free: only the others wait. Whose
+        owner has enough running is passed by all but its own, and who is not interactive by those who are.
+        """
+        held = self._turns.held_back(self.running)
+        if request.owner in held:
+            line = [s for s in self.waiting if s.request.owner == request.owner]
+        else:
+            line = [s for s in self.waiting if s.request.owner not in held][self.cache.num_slots_free :]
+        return [s for s in line if s.request.interactive] if request.interactive else line
 
     def add(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=_in_order)

@@ -37,16 +37,20 @@ class FillInTheMiddle:
         return self.repository_id is not None and self.file_id is not None
 
     def prompt_ids(
-        self, prefix: str, suffix: str, line: str = "", files: Sequence[tuple[str, str]] = ()
+        self, prefix: str, suffix: str, line: str | None = None, files: Sequence[tuple[str, str]] = ()
     ) -> tuple[list[int], list[int]]:
         """The prompt, and after how many of its tokens others may differ. Control tokens in the texts stay text.
 
         `line` is the end of what stands before the gap, that changes with each keystroke: the text before it is encoded
-        by itself and stays the same tokens. Of `files`, name and text, one goes and another comes now and then.
+        by itself and stays the same tokens. By default it is the prefix's last line. Of `files`, name and text, one
+        goes and another comes now and then.
         """
+        if line is None:
+            before, end, line = prefix.rpartition("\n")
+            prefix = before + end
         ids, ends = self._file_ids(files) if files else ([], [])
         ids += [self.prefix_id, *self._plain(prefix)]
-        if line and prefix:
+        if prefix:
             ends.append(len(ids))
         return [*ids, *self._plain(line), self.suffix_id, *self._plain(suffix), self.middle_id], ends
 

@@ -4,6 +4,7 @@ Knows text, no tokens.
 """
 
 _BLANKS = frozenset(" \t")
+_BREAKS = frozenset("\r\n")
 
 
 class IndentStop:
@@ -28,17 +29,16 @@ class IndentStop:
         return "".join(shown)
 
     def _take(self, character: str) -> str:
-        if not self._held:
-            if character != "\n":
-                return character
-            self._width = 0
-        elif character == "\n":
+        if not self._held and character not in _BREAKS:
+            return character
+        if character in _BREAKS:
             self._width = 0
         elif character in _BLANKS:
             self._width += 1
-        elif character != "\r":
-            self.found = self._width < self._least
-            return "" if self.found else self.flush() + character
+        else:
+            self.found = self._width < self._least and "\n" in self._held
+            held = self.flush()
+            return "" if self.found else held + character
         self._held += character
         return ""
 

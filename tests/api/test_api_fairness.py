@@ -47,6 +47,11 @@ def test_choices_of_one_prompt_are_interactive_but_many_prompts_at_once_are_not(
     assert [r.interactive for r in asked(prompt=["a", "b"], max_tokens=5)] == [False, False]
 
 
+def test_who_asks_how_likely_a_prompt_is_evaluates_a_model() -> None:
+    (request,) = asked(prompt=[65, 66], max_tokens=1, echo=True, logprobs=1)
+    assert not request.interactive
+
+
 def test_chats_too() -> None:
     api = Api()
     api.chat(max_tokens=20)

@@ -264,6 +264,15 @@ def test_metrics_of_a_request() -> None:
     assert after["http_requests_total{'handler': '/v1/chat/completions', 'method': 'POST', 'status': '2xx'}"] == 2
 
 
+def test_a_prompt_that_is_only_read_was_looked_up_too() -> None:
+    api = Api()
+    api.post("/infill", {"input_prefix": "abc", "n_predict": 0})
+    after = samples(api)
+    assert after["vllm:prefix_cache_queries_total"] == len(api.asked.prompt_ids)
+    assert after["vllm:request_prefill_kv_computed_tokens_count"] == 1
+    assert after["vllm:time_to_first_token_seconds_count"] == 0
+
+
 def test_choices_of_one_prompt_count_as_one_request() -> None:
     api = Api(say("Hello"))
     api.chat(n=3)

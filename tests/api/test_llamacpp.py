@@ -164,7 +164,8 @@ def test_a_token_that_never_comes() -> None:
         ({"logit_bias": "H"}, "logit_bias"),
         ({"logit_bias": 0}, "logit_bias"),
         ({"grammar": 5}, "grammar"),
-        ({"n_cmpl": 2}, "n_cmpl"),
+        ({"n_cmpl": 0}, "n_cmpl"),
+        ({"n_cmpl": 129}, "n_cmpl"),
         ({"t_max_predict_ms": 10**400}, "t_max_predict_ms"),
         ({"response_fields": "content"}, "response_fields"),
         ({"logit_bias": 7}, "logit_bias"),
@@ -229,6 +230,40 @@ def test_blank_lines_at_the_end_are_part_of_it() -> None:
     assert infill(Api(say("a\n    b\n\n")), n_indent=4)["content"] == "a\n    b\n\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\n        END", "a\n        "),  # with enough blanks they are part of the block
+        ("a\r\n    b\r\nc", "a\r\n    b"),
+        ("a\rb", "a\rb"),
+    ],
+)
+@pytest.mark.parametrize("per_step", [1, 100])
+def test_what_stands_before_a_stop_or_the_end_of_a_block(text: str, shown: str, per_step: int) -> None:
+    assert infill(Api(say(text, per_step=per_step)), n_indent=4, stop=["END"])["content"] == shown
+
+
+def test_several_answers_are_a_list() -> None:
+    """As llama.vscode asks for them, with every keystroke."""
+    api = Api(say("pass"))
+    answers: Any = infill(api, **{**KEYSTROKE, "n_cmpl": 3})
+    assert [answer["content"] for answer in answers] == ["pass"] * 3
+    assert [request.choice for request in api.engine.requests] == [0, 1, 2]
+    assert all(request.interactive for request in api.engine.requests)
+    whole: Any = infill(api, n_cmpl=2)
+    assert [(answer["index"], answer["tokens_predicted"]) for answer in whole] == [(0, 5), (1, 5)]  # with the end
+
+
+def test_several_answers_as_a_stream() -> None:
+    response = Api(say("pass")).post("/completion", {"prompt": "a", "n_cmpl": 2, "stream": True})
+    events = [json.loads(line.removeprefix("data: ")) for line in response.text.split("\n\n") if line]
+    for index in (0, 1):
+        own = [event for event in events if event["index"] == index]
+        assert "".join(event["content"] for event in own) == "pass"
+        assert [event["tokens_predicted"] for event in own][-2:] == [4, 5]  # with the end
+        assert [event["stop"] for event in own] == [False] * (len(own) - 1) + [True]
+
+
 def ticking(text: str, seconds: float) -> Any:
     """A token a step, each so long after the one before."""
 
@@ -255,6 +290,13 @@ def test_suffix_in_the_openai_dialect() -> None:
     assert "pass" not in api.post("/v1/completions", {**body, "prompt": [1, 2]}).text
     for refused in ({"prompt": [1, 2]}, {"echo": True}):
         assert api.post("/v1/completions", {**body, **refused}).status_code == 400
+
+
+def test_a_suffix_without_a_limit_may_be_filled_with_more_than_sixteen_tokens() -> None:
+    api = Api()
+    for body, limit in (({}, 256), ({"max_tokens": None}, 256), ({"max_tokens": 16}, 16), ({"suffix": ""}, 16)):
+        api.post("/v1/completions", {"prompt": "a", "suffix": "b", **body})
+        assert api.asked.sampling.max_tokens == limit
 
 
 def test_the_servers_properties() -> None:

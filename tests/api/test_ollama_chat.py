@@ -1,6 +1,7 @@
 """POST /api/chat: conversations in, lines of JSON out."""
 
 import re
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -207,6 +208,13 @@ def test_loading_and_unloading_do_nothing(path: str, keep_alive: Any, reason: st
     assert answer["model"] == "tiny-qwen-coder"
     assert answer.get("message", {}).get("content", answer.get("response")) == ""
     assert api.engine.requests == []
+
+
+def test_a_long_time_to_keep_the_model_is_read_at_once() -> None:
+    api, begun = Api(), time.monotonic()
+    body = {"model": "tiny-qwen-coder", "messages": [], "keep_alive": "0" * 200_000 + "!"}
+    assert api.post("/api/chat", body).json()["done_reason"] == "load"
+    assert time.monotonic() - begun < 5  # the square of the length took minutes
 
 
 def test_what_is_ignored_changes_nothing() -> None:

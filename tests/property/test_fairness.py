@@ -16,6 +16,7 @@ class FairDriver(Driver):
     """Holds every step against the bounds as well."""
 
     def schedule(self) -> StepPlan | None:
+        self.before = set(self.scheduler.running)
         plan = super().schedule()
         limits, running = self.workload.limits, self.scheduler.running
         num_ahead = min(max(1, limits.num_slots // AHEAD_SHARE), sum(s.request.interactive for s in running))
@@ -30,7 +31,8 @@ class FairDriver(Driver):
         super().check_plan(plan)
         sequences = {s.seq_id: s for s in self.scheduler.running}
         prompts = [(sequences[s.seq_id], len(s.token_ids)) for s in plan.sequences if len(s.token_ids) > 1]
-        ahead = sum(n for s, n in prompts if s.request.interactive)
+        # Those that are admitted in this step may have been next in line, and take what others have.
+        ahead = sum(n for s, n in prompts if s.request.interactive and s in self.before)
         readers = [s for s in self.scheduler.running if not s.request.interactive and s.num_uncomputed_tokens > 1]
         is_alone = any(s.suspect for s in self.scheduler.running)
         if ahead > 3 and readers and not is_alone:

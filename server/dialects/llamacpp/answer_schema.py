@@ -22,8 +22,8 @@ class Answer(BaseModel):
     timings: dict[str, float]
 
 
-class Completion(RootModel[Answer | dict[str, Any]]):
-    """All of it, or the members that `response_fields` name."""
+class Completion(RootModel[Answer | dict[str, Any] | list[Answer | dict[str, Any]]]):
+    """All of it, or the members that `response_fields` name; of several answers a list."""
 
 
 class Props(BaseModel):

@@ -1,9 +1,10 @@
-"""Writes the answer to a completion or an infill, as a stream of events or as one object.
+"""Writes the answers to a completion or an infill, as a stream of events or as one object each.
 
 Knows events and JSON, no HTTP.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.types import SamplingParams
@@ -19,81 +20,91 @@ from server.timings import progress_of, timings_of
 
 
 class CompletionEncoder:
-    """Encodes one answer. `settings` are what it was drawn with, as the last event repeats them."""
+    """Encodes all answers to one request. `settings` are what they were drawn with, as each last event repeats them."""
 
     def __init__(self, model: str, body: AnswerFields, settings: Mapping[str, Any]) -> None:
         self._model = model
         self._body = body
         self._settings = settings
+        self._answers = [_Answer(index) for index in range(body.n_cmpl)]
 
     async def stream(self, generation: Generation) -> AsyncGenerator[bytes, None]:
-        """Events: pieces of text, and last what it took, without text."""
-        has_line = False
+        """Events: pieces of text, and last of each answer what it took, without text."""
         async for news in generation:
             event = unbroken(news)
             if isinstance(event, TextDelta):
-                has_line = has_line or "\n" in event.text
-                yield data_event(to_json(self._piece(event.text, event.token_ids, generation)))
+                answer = self._answers[event.choice]
+                answer.add(event)
+                yield data_event(to_json(self._piece(answer, event.text, event.token_ids, generation)))
             elif isinstance(event, ChoiceFinished):
-                yield data_event(to_json(self._whole("", (), event, generation, has_line)))
+                yield data_event(to_json(self._whole(self._answers[event.choice], event, generation)))
 
-    async def collect(self, generation: Generation) -> dict[str, Any]:
-        """The whole answer."""
-        ids: list[int] = []
-        texts: list[str] = []
-        whole: dict[str, Any] = {}
+    async def collect(self, generation: Generation) -> dict[str, Any] | list[dict[str, Any]]:
+        """The whole answer, or a list of several."""
+        wholes: dict[int, dict[str, Any]] = {}
         async for news in generation:
             event = unbroken(news)
             if isinstance(event, TextDelta):
-                texts.append(event.text)
-                ids += event.token_ids
+                self._answers[event.choice].add(event)
             elif isinstance(event, ChoiceFinished):
-                text = "".join(texts)
-                whole = self._whole(text, ids, event, generation, "\n" in text)
-        return whole
+                wholes[event.choice] = self._whole(self._answers[event.choice], event, generation)
+        return wholes[0] if len(wholes) == 1 else [whole for _, whole in sorted(wholes.items())]
 
     def life_sign(self, generation: Generation) -> bytes:
         """A comment; where the client asked for it, how far the reading of the prompt is."""
         report = progress_of(generation) if self._body.return_progress else None
         if report is None:
             return COMMENT
-        return data_event(to_json({**self._piece("", (), generation), "prompt_progress": report}))
+        piece = self._piece(self._answers[0], "", (), generation)
+        return data_event(to_json({**piece, "prompt_progress": report}))
 
     def failure(self, error: ApiError) -> bytes:
         """A failure inside a stream."""
         return data_event(to_json(error_body(error)))
 
-    def _piece(self, text: str, ids: Sequence[int], generation: Generation) -> dict[str, Any]:
-        counts = generation.counts()
+    def _piece(self, answer: "_Answer", text: str, ids: Sequence[int], generation: Generation) -> dict[str, Any]:
         return {
-            "index": 0,
+            "index": answer.index,
             "content": text,
             "tokens": list(ids) if self._body.return_tokens or self._body.stream else [],
             "stop": False,
             "id_slot": -1,
-            "tokens_predicted": counts.num_generated_tokens,
-            "tokens_evaluated": counts.num_prompt_tokens,
+            "tokens_predicted": len(answer.ids),
+            "tokens_evaluated": generation.counts().num_prompt_tokens,
         }
 
-    def _whole(
-        self, text: str, ids: Sequence[int], end: ChoiceFinished, generation: Generation, has_line: bool
-    ) -> dict[str, Any]:
-        """All of the last event, or those of its members that were asked for."""
-        counts, stop_type = generation.counts(), _stop_type(end)
-        is_full = counts.num_prompt_tokens + counts.num_generated_tokens >= self._settings["n_ctx"]
+    def _whole(self, answer: "_Answer", end: ChoiceFinished, generation: Generation) -> dict[str, Any]:
+        """All of the last event, or those of its members that were asked for. A stream's has no text."""
+        stop_type, text = _stop_type(end), "".join(answer.texts)
+        is_full = end.num_prompt_tokens + end.num_generated_tokens >= self._settings["n_ctx"]
+        shown, ids = ("", ()) if self._body.stream else (text, answer.ids)
         whole = {
-            **self._piece(text, ids, generation),
+            **self._piece(answer, shown, ids, generation),
             "stop": True,
+            "tokens_predicted": end.num_generated_tokens,
             "model": self._model,
             "generation_settings": self._settings,
-            "has_new_line": has_line,
+            "has_new_line": "\n" in text,
             "truncated": stop_type == "limit" and is_full,
             "stop_type": stop_type,
             "stopping_word": end.stop if isinstance(end.stop, str) else "",
-            "tokens_cached": counts.num_cached_tokens,
+            "tokens_cached": end.num_cached_tokens,
             "timings": timings_of(generation),
         }
         return _chosen(whole, self._body.response_fields) if self._body.response_fields else whole
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One of the answers, as far as it has come."""
+
+    index: int
+    texts: list[str] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+
+    def add(self, delta: TextDelta) -> None:
+        self.texts.append(delta.text)
+        self.ids += delta.token_ids
 
 
 def settings_of(sampling: SamplingParams, context: int, body: AnswerFields) -> dict[str, Any]:

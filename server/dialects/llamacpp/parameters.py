@@ -15,7 +15,6 @@ REFUSED: Mapping[str, Refusal] = {
     "lora": Refusal("adapters are not supported", ([],)),
     "mirostat": Refusal(_NO_SAMPLER, (0,)),
     "multimodal_data": Refusal("this model reads only text", ([],)),
-    "n_cmpl": Refusal("use n of /v1/completions", (1,)),
     "n_probs": Refusal("use logprobs of /v1/completions", (0,)),
     "tfs_z": Refusal(_NO_SAMPLER, (1,)),
     "top_n_sigma": Refusal(_NO_SAMPLER, (-1,)),

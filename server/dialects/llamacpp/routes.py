@@ -80,6 +80,7 @@ async def _answer(
         sampling,
         output_of(body, fim.stop_ids if fim else ()),
         cache_scope(request, None, None, service.settings.share_cache_across_keys),
+        body.n_cmpl,
         interactive=fim is not None,
         constraint=await service.constrainer.constraint((), CallPolicy(), text_form(body)),
     )

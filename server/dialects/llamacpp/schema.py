@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from server.parameters import Body, Stops
+from server.parameters import MAX_CHOICES, Body, Stops
 
 _Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
 
@@ -18,6 +18,7 @@ class AnswerFields(Body):
     model: str = ""
     stream: bool = False
     n_predict: int | None = None
+    n_cmpl: int = Field(1, ge=1, le=MAX_CHOICES)
     max_tokens: int | None = None
     temperature: float | None = Field(None, ge=0.0, le=100.0)
     top_k: int | None = None

@@ -18,7 +18,7 @@ from server.tools import function_tool, past_arguments
 from server.validation import shorten
 
 _ANY_SEED = -1
-_NO_TIME = re.compile(r"[-+]?0*\.?0*([a-zµ]*)")
+_NO_TIME = re.compile(r"[-+]?0*(?:\.0*)?[a-zµ]*")  # one way to match: with two it takes the square of the length
 _NEUTRAL = 1.0  # of a penalty that divides
 
 

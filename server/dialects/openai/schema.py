@@ -9,11 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from engine.types import MAX_PATTERN_SIZE
-from server.parameters import Body, Stops
+from server.parameters import MAX_CHOICES, Body, Stops
 
 MAX_NAME = 1024  # of a salt or a session
 MAX_STOP_IDS = 1024
-MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 # For `repetition_detection: true`. A thousand tokens, so that it takes more than a table, indentation or ASCII art.
 USUAL_REPETITION = {"max_pattern_size": 256, "min_pattern_size": 1, "min_count": 4, "min_repeated_tokens": 1024}

@@ -21,6 +21,7 @@ from server.dialects.openai.schema import (
     ResponseFormat,
 )
 from server.errors import InvalidRequest
+from server.generation import INTERACTIVE_MAX_TOKENS
 from server.sampling import OFF, sampling_params
 from server.validation import shorten
 
@@ -174,6 +175,8 @@ def sampling_of(body: GenerationFields, logprobs: int | None, defaults: Generati
     """
     asked = body.max_completion_tokens if isinstance(body, ChatCompletionRequest) else None
     max_tokens = body.max_tokens if asked is None else asked
+    if isinstance(body, CompletionRequest) and body.suffix and "max_tokens" not in body.model_fields_set:
+        max_tokens = INTERACTIVE_MAX_TOKENS  # the usual sixteen are for prompts that go on for ever: a gap has an end
     if max_tokens == 0 and not (isinstance(body, CompletionRequest) and body.echo):
         raise InvalidRequest("max_tokens is 0, but must be at least 1 unless the prompt is echoed.", param="max_tokens")
     return sampling_params(

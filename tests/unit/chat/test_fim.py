@@ -34,11 +34,19 @@ def test_other_files_and_the_line_that_is_typed() -> None:
     assert texts == list(parts)
 
 
-@pytest.mark.parametrize(("prefix", "line", "num_ends"), [("a", "", 0), ("", "a", 0), ("a", "b", 1)])
+@pytest.mark.parametrize(("prefix", "line", "num_ends"), [("a", "", 1), ("", "a", 0), ("a", "b", 1)])
 def test_no_boundary_where_there_is_nothing_to_keep(prefix: str, line: str, num_ends: int) -> None:
     fim = fill_in_the_middle(TOKENIZER)
     assert fim is not None
     assert len(fim.prompt_ids(prefix, "c", line)[1]) == num_ends
+
+
+def test_of_a_prefix_alone_the_last_line_is_the_one_that_is_typed() -> None:
+    fim = fill_in_the_middle(TOKENIZER)
+    assert fim is not None
+    assert fim.prompt_ids("a\nb\nc", "d") == fim.prompt_ids("a\nb\n", "d", "c")
+    assert fim.prompt_ids("a\n", "d") == fim.prompt_ids("a\n", "d", "")
+    assert fim.prompt_ids("a", "d") == fim.prompt_ids("", "d", "a")
 
 
 def test_control_tokens_in_the_texts_stay_text() -> None:

@@ -5,7 +5,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -339,6 +339,44 @@ def test_overloaded_by_tokens() -> None:
             engine.submit(a_request(4, 30))
             with pytest.raises(Overloaded):
                 engine.submit(a_request(5, 1))
+            gate.opened.set()
+
+    run_async(test())
+
+
+def test_a_key_that_has_enough_fills_its_own_line_only() -> None:
+    async def test() -> None:
+        gate = Gate()
+        places = limits(num_slots=4, max_running_per_key=1)
+        async with engine_of(places, before_step=gate, max_num_queued_reqs=2) as engine:
+            busy = [replace(a_request(i), owner="busy") for i in range(4)]
+            engine.submit(busy[0])
+            await gate.reached(1)
+            for request in busy[1:3]:
+                engine.submit(request)
+            with pytest.raises(Overloaded):
+                engine.submit(busy[3])
+            others = [replace(a_request(i), owner=f"another-{i}") for i in range(5, 8)]
+            streams = [engine.submit(request) for request in others]  # on the slots that are free
+            gate.opened.set()
+            assert [await collect(stream) for stream in streams] == [expected(request) for request in others]
+
+    run_async(test())
+
+
+def test_interactive_requests_wait_for_each_other_only() -> None:
+    async def test() -> None:
+        gate = Gate()
+        async with engine_of(limits(num_slots=1), before_step=gate, max_num_queued_reqs=2) as engine:
+            engine.submit(a_request(0))
+            await gate.reached(1)
+            for i in range(1, 3):
+                engine.submit(a_request(i))
+            for i in range(3, 5):
+                engine.submit(replace(a_request(i), interactive=True))
+            for i, is_interactive in ((5, False), (6, True)):
+                with pytest.raises(Overloaded):
+                    engine.submit(replace(a_request(i), interactive=is_interactive))
             gate.opened.set()
 
     run_async(test())
