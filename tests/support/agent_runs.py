@@ -1,0 +1,211 @@
+"""Agents as their users run them: what starts each, how it is held to its task, what its own output says of a run.
+
+Every agent is told of the daemon by `deltaloop connect`, in a home of its own; here is only what makes it run without a
+screen. What each does when a run goes wrong stands in the table too: it was measured, and a change is worth knowing.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from tests.support import client_installs
+from tests.support.held_model import Chat, Dialect, Json, Messages, Responses, Script, Turn, hold, hold_to_texts
+
+COMMAND = "echo hi > done.txt"
+TEXT = "All done."
+EDIT = """\
+done.txt
+```
+<<<<<<< SEARCH
+=======
+hi
+>>>>>>> REPLACE
+```
+"""  # does the same as the command
+TASK = f"Run this command, then stop: {COMMAND}"
+LONGEST_RUN_SECONDS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an agent says that it ran, and what it said in the end. Some print only the second."""
+
+    commands: list[str] | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One agent. `name` is what `deltaloop connect` calls it, `arguments` stand before the task."""
+
+    name: str
+    package: str
+    command: str
+    arguments: tuple[str, ...]
+    dialect: Dialect
+    held: Callable[[Json], tuple[Turn, Json]]
+    report: Callable[[str], Report]
+    overflow: str  # what it says of a prompt that is too long
+    overflow_code: int = 1  # what it exits with then
+    environment: Mapping[str, str] = field(default_factory=dict)
+    num_side_requests: int = 0
+    goes_on_after_cut: bool = True
+    has_history: bool = True  # its second prompt begins with its first
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of a run."""
+
+    code: int
+    output: str
+    errors: str
+    report: Report
+
+
+def run_agent(agent: Agent, url: str, repository: Path, home: Path, *connect_options: str) -> Run:
+    """Connect the agent to a server and let it do its task in a repository."""
+    path = [str(client_installs.node_folder()), os.environ["PATH"]]
+    environment = {"HOME": str(home), "PATH": os.pathsep.join(path), "TERM": "dumb", **agent.environment}
+    connect = [sys.executable, "-m", "server", "connect", agent.name, "--write", "--url", url, *connect_options]
+    subprocess.run(connect, env=environment, capture_output=True, check=True)
+    start = [str(client_installs.command(agent.package, agent.command)), *agent.arguments, TASK]
+    done = subprocess.run(
+        start,
+        cwd=repository,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_RUN_SECONDS,
+    )
+    return Run(done.returncode, done.stdout, done.stderr, agent.report(done.stdout))
+
+
+def _lines(output: str) -> Iterator[Json]:
+    for line in output.splitlines():
+        if line.startswith("{"):
+            yield json.loads(line)
+
+
+def _codex(output: str) -> Report:
+    items = [line["item"] for line in _lines(output) if line["type"] == "item.completed"]
+    commands = [item["command"] for item in items if item["type"] == "command_execution"]
+    return Report(commands, "".join(item["text"] for item in items if item["type"] == "agent_message"))
+
+
+def _claude_code(output: str) -> Report:
+    """Qwen Code prints the same."""
+    lines = list(_lines(output))
+    blocks = [block for line in lines if line["type"] == "assistant" for block in line["message"]["content"]]
+    commands = [block["input"]["command"] for block in blocks if block["type"] == "tool_use"]
+    return Report(commands, "".join(line.get("result") or "" for line in lines if line["type"] == "result"))
+
+
+def _opencode(output: str) -> Report:
+    parts = [line["part"] for line in _lines(output) if "part" in line]
+    commands = [part["state"]["input"]["command"] for part in parts if part["type"] == "tool"]
+    return Report(commands, "".join(part["text"] for part in parts if part["type"] == "text"))
+
+
+def _cline(output: str) -> Report:
+    lines = list(_lines(output))
+    events = [line["event"] for line in lines if line["type"] == "agent_event"]
+    starts = [event for event in events if event["type"] == "content_start" and event["contentType"] == "tool"]
+    commands = [command for event in starts for command in event["input"]["commands"]]
+    return Report(commands, "".join(line["text"] for line in lines if line["type"] == "run_result"))
+
+
+def _only_text(output: str) -> Report:
+    return Report(None, output)
+
+
+def _held(dialect: Dialect, tool: str, arguments: Json) -> Callable[[Json], tuple[Turn, Json]]:
+    script = Script(tool, arguments, TEXT)
+    return lambda body: hold(dialect, script, body)
+
+
+_CHAT, _MESSAGES, _RESPONSES = Chat(), Messages(), Responses()
+
+AGENTS = (
+    Agent(
+        name="codex",
+        package="@openai/codex",
+        command="codex",
+        arguments=("exec", "--json", "--skip-git-repo-check", "-s", "danger-full-access"),
+        dialect=_RESPONSES,
+        held=_held(_RESPONSES, "exec_command", {"cmd": COMMAND}),
+        report=_codex,
+        overflow="ran out of room in the model's context window",
+    ),
+    Agent(
+        name="claude-code",
+        package="@anthropic-ai/claude-code",
+        command="claude",
+        arguments=("--allowedTools=Bash", "--max-turns=6", "--output-format=stream-json", "--verbose", "-p"),
+        dialect=_MESSAGES,
+        held=_held(_MESSAGES, "Bash", {"command": COMMAND}),
+        report=_claude_code,
+        overflow="Prompt is too long",
+    ),
+    Agent(
+        name="qwen-code",
+        package="@qwen-code/qwen-code",
+        command="qwen",
+        arguments=("--yolo", "--output-format=stream-json"),
+        dialect=_CHAT,
+        held=_held(_CHAT, "run_shell_command", {"command": COMMAND}),
+        report=_claude_code,
+        overflow="maximum context length is",
+    ),
+    Agent(
+        name="opencode",
+        package="opencode-ai",
+        command="opencode",
+        arguments=("run", "--format", "json"),
+        dialect=_CHAT,
+        held=_held(_CHAT, "bash", {"command": COMMAND}),
+        report=_opencode,
+        overflow="ContextOverflowError",
+        environment={"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_AUTOUPDATE": "1"},
+        num_side_requests=1,  # the title
+    ),
+    Agent(
+        name="cline",
+        package="cline",
+        command="cline",
+        arguments=("--json", "--auto-approve", "true", "-t", "180"),
+        dialect=_CHAT,
+        held=_held(_CHAT, "run_commands", {"commands": [COMMAND]}),
+        report=_cline,
+        overflow="context window exceeded",
+        goes_on_after_cut=False,
+    ),
+    Agent(
+        name="continue",
+        package="@continuedev/cli",
+        command="cn",
+        arguments=("--auto", "-p"),
+        dialect=_CHAT,
+        held=_held(_CHAT, "Bash", {"command": COMMAND}),
+        report=_only_text,
+        overflow="Context length exceeded",
+    ),
+    Agent(
+        name="aider",
+        package="aider-chat",
+        command="aider",
+        arguments=("--yes-always", "--no-analytics", "--no-check-update", "--no-detect-urls", "--message"),
+        dialect=_CHAT,
+        held=partial(hold_to_texts, EDIT, TEXT),
+        report=_only_text,
+        overflow="token limit",
+        overflow_code=0,
+        has_history=False,  # it asks for the commit's message by itself
+    ),
+)
