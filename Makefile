@@ -1,6 +1,6 @@
 # make serve   set up and start the daemon with the bundled model (MODEL=folder PORT=8000 ARGS='--api-key …')
 # make test    set up and run the tests that are not marked slow or agents
-# make agents  set up an environment of its own (.venv-agents) and run real agents against the daemon
+# make agents  set up real agents (.venv-agents, .clients; some need npm) and run them against the daemon
 # make check   set up and run lint, format and types
 # make sanitize  run the C++ kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer (g++; takes minutes)
 # make bench   measure speed beside the peers that are installed; see benchmarks/README.md
@@ -17,6 +17,7 @@ test: .venv/.installed-dev
 	$(BIN)/python -m pytest -m "not slow and not agents" $(ARGS)
 
 agents: .venv-agents/.installed
+	.venv-agents/bin/python -m tests.support.client_installs
 	.venv-agents/bin/python -m pytest -m agents tests/clients $(ARGS)
 
 check: .venv/.installed-dev
@@ -36,7 +37,7 @@ bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.cpu $(ARGS)
 
 clean:
-	rm -rf .venv .venv-agents build *.egg-info
+	rm -rf .venv .venv-agents .clients build *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"deltaloop needs Python 3.11 or newer, this is {v[0]}.{v[1]}: try make PYTHON=python3.12") if v < (3, 11) else None'
