@@ -4,8 +4,10 @@ Every agent is told of the daemon by `deltaloop connect`, in a home of its own; 
 screen. What each does when a run goes wrong stands in the table too: it was measured, and a change is worth knowing.
 """
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -56,6 +58,8 @@ class Agent:
     num_side_requests: int = 0
     goes_on_after_cut: bool = True
     has_history: bool = True  # its second prompt begins with its first
+    streams: bool = True
+    prefix: tuple[str, ...] = ()  # what starts its command
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +78,23 @@ def run_agent(agent: Agent, url: str, repository: Path, home: Path, *connect_opt
     environment = {"HOME": str(home), "PATH": os.pathsep.join(path), "TERM": "dumb", **agent.environment}
     connect = [sys.executable, "-m", "server", "connect", agent.name, "--write", "--url", url, *connect_options]
     subprocess.run(connect, env=environment, capture_output=True, check=True)
-    start = [str(client_installs.command(agent.package, agent.command)), *agent.arguments, TASK]
-    done = subprocess.run(
+    start = [*agent.prefix, str(client_installs.command(agent.package, agent.command)), *agent.arguments, TASK]
+    with subprocess.Popen(
         start,
         cwd=repository,
         env=environment,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=LONGEST_RUN_SECONDS,
-    )
-    return Run(done.returncode, done.stdout, done.stderr, agent.report(done.stdout))
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=LONGEST_RUN_SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # whatever it left running
+    return Run(process.returncode, output, errors, agent.report(output))
 
 
 def _lines(output: str) -> Iterator[Json]:
@@ -119,6 +129,13 @@ def _cline(output: str) -> Report:
     starts = [event for event in events if event["type"] == "content_start" and event["contentType"] == "tool"]
     commands = [command for event in starts for command in event["input"]["commands"]]
     return Report(commands, "".join(line["text"] for line in lines if line["type"] == "run_result"))
+
+
+def _openhands(output: str) -> Report:
+    events = [line for line in _lines(output) if line.get("source") == "agent"]
+    commands = [event["action"]["command"] for event in events if event["kind"] == "ActionEvent"]
+    parts = [event["llm_message"]["content"] for event in events if event["kind"] == "MessageEvent"]
+    return Report(commands, "".join(part["text"] for content in parts for part in content))
 
 
 def _only_text(output: str) -> Report:
@@ -183,6 +200,7 @@ AGENTS = (
         dialect=_CHAT,
         held=_held(_CHAT, "run_commands", {"commands": [COMMAND]}),
         report=_cline,
+        environment={"CLINE_SESSION_BACKEND_MODE": "local", "CLINE_NO_AUTO_UPDATE": "1"},  # else it leaves a daemon
         overflow="context window exceeded",
         goes_on_after_cut=False,
     ),
@@ -198,7 +216,7 @@ AGENTS = (
     ),
     Agent(
         name="aider",
-        package="aider-chat",
+        package="aider",
         command="aider",
         arguments=("--yes-always", "--no-analytics", "--no-check-update", "--no-detect-urls", "--message"),
         dialect=_CHAT,
@@ -207,5 +225,17 @@ AGENTS = (
         overflow="token limit",
         overflow_code=0,
         has_history=False,  # it asks for the commit's message by itself
+    ),
+    Agent(
+        name="openhands",
+        package="openhands",
+        command="python",
+        prefix=("sh", "-c", '. "$HOME/.config/deltaloop/openhands.sh" && exec "$0" "$@"'),
+        arguments=(str(Path(__file__).with_name("openhands_task.py")),),
+        dialect=_CHAT,
+        held=_held(_CHAT, "terminal", {"command": COMMAND}),
+        report=_openhands,
+        overflow="ContextWindow",
+        streams=False,
     ),
 )

