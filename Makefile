@@ -16,9 +16,10 @@ serve: .venv/.installed
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -m "not slow and not agents" $(ARGS)
 
+# Other modules there import packages that the agents' environment cannot have beside them.
 agents: .venv-agents/.installed
 	.venv-agents/bin/python -m tests.support.client_installs
-	.venv-agents/bin/python -m pytest -m agents tests/clients $(ARGS)
+	.venv-agents/bin/python -m pytest -m agents $$(grep -l pytest.mark.agents tests/clients/test_*.py) $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -53,5 +54,5 @@ clean:
 
 .venv-agents/.installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m venv .venv-agents
-	.venv-agents/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,agents]'
+	.venv-agents/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[agents]'
 	@touch $@

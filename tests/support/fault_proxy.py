@@ -31,6 +31,10 @@ class Fault:
     in_pieces: bool = False  # calls and texts come two characters at a time
     num_pieces: int | None = None  # the connection is closed after so many of these, or in the middle of what has none
 
+    @property
+    def is_cut(self) -> bool:
+        return self.num_pieces is not None
+
 
 NO_FAULT = Fault()
 
@@ -40,12 +44,13 @@ class Exchange:
     """A request and its answer. `asked` is what the client sent, `events` what the daemon did, streamed or not."""
 
     path: str
-    turn: Turn
-    asked: Json
-    began: float
+    turn: Turn = "side"
+    asked: Json = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
     status: int = 0
     harmed: bool = False
     events: list[Json] = field(default_factory=list)
+    num_pieces: int = 0  # what the daemon said in one event and the client got in several
 
 
 class FaultProxy(ThreadingHTTPServer):
@@ -67,7 +72,7 @@ class FaultProxy(ThreadingHTTPServer):
 
     def began(self, path: str, turn: Turn, asked: Json) -> tuple[Exchange, Fault]:
         """A new exchange, and what to do to its answer."""
-        exchange = Exchange(path, turn, asked, time.monotonic())
+        exchange = Exchange(path, turn, asked)
         with self._lock:
             fault = self._fault if turn == "call" else NO_FAULT
             if turn == "call":
@@ -105,15 +110,15 @@ class _Relay(BaseHTTPRequestHandler):
     server: FaultProxy
 
     def do_GET(self) -> None:
-        self._relay(None, NO_FAULT, b"")
+        self._relay(Exchange(self.path), NO_FAULT, b"")
 
     def do_HEAD(self) -> None:
-        self._relay(None, NO_FAULT, b"")
+        self._relay(Exchange(self.path), NO_FAULT, b"")
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers.get("content-length", 0)))
         if urlsplit(self.path).path != self.server.dialect.path:
-            self._relay(None, NO_FAULT, content)
+            self._relay(Exchange(self.path), NO_FAULT, content)
             return
         asked = json.loads(content)
         turn, held = self.server.held(asked)
@@ -136,22 +141,22 @@ class _Relay(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _relay(self, exchange: Exchange | None, fault: Fault, content: bytes) -> None:
+    def _relay(self, exchange: Exchange, fault: Fault, content: bytes) -> None:
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=_LONGEST_ANSWER_SECONDS)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _OWN_HEADERS}
         headers["Accept-Encoding"] = "identity"
         with contextlib.closing(upstream):
             upstream.request(self.command, self.path, content or None, headers)
             answer = upstream.getresponse()
-            if exchange:
-                exchange.status = answer.status
-            is_stream = answer.headers.get_content_type() == "text/event-stream"
+            exchange.status = answer.status
+            kind = answer.headers.get_content_type()
+            is_stream = kind == "text/event-stream"
             whole = b"" if is_stream else answer.read()
-            if exchange and whole:
+            if whole and kind == "application/json":
                 exchange.events.append(json.loads(whole))
             self._head(answer, None if is_stream else len(whole))
             self.server.closing.wait(fault.silent_seconds)
-            if not is_stream and fault.num_pieces is None:
+            if not is_stream and not fault.is_cut:
                 self.wfile.write(whole)
             elif not is_stream:
                 self.wfile.write(whole[: len(whole) // 2])
@@ -170,22 +175,20 @@ class _Relay(BaseHTTPRequestHandler):
         self.send_header(name, value)
         self.end_headers()
 
-    def _stream(self, answer: http.client.HTTPResponse, exchange: Exchange | None, fault: Fault) -> bool:
+    def _stream(self, answer: http.client.HTTPResponse, exchange: Exchange, fault: Fault) -> bool:
         """Hand the daemon's events on. Returns whether they came to their end."""
-        num_pieces = 0
         try:
             for lines in _blocks(answer):
                 event = _event_of(lines)
                 if event is None:
                     self._write(lines)
                     continue
-                if exchange:
-                    exchange.events.append(event)
+                exchange.events.append(event)
                 parts = self.server.dialect.split(event) if fault.in_pieces else [event]
                 for part in parts:
                     self._write([line for line in lines if not line.startswith(b"data:")] + [_data(part)])
-                    num_pieces += len(parts) > 1
-                    if num_pieces == fault.num_pieces:
+                    exchange.num_pieces += len(parts) > 1
+                    if exchange.num_pieces == fault.num_pieces:
                         return False
         except (http.client.HTTPException, TimeoutError):
             return False
