@@ -57,6 +57,7 @@ class Agent:
     environment: Mapping[str, str] = field(default_factory=dict)
     num_side_requests: int = 0
     goes_on_after_cut: bool = True
+    may_keep_half_call: bool = False  # after a cut it stands in the history beside the whole one, as one that failed
     has_history: bool = True  # its second prompt begins with its first
     streams: bool = True
     prefix: tuple[str, ...] = ()  # what starts its command
@@ -191,6 +192,7 @@ AGENTS = (
         overflow="ContextOverflowError",
         environment={"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_AUTOUPDATE": "1"},
         num_side_requests=1,  # the title
+        may_keep_half_call=True,
     ),
     Agent(
         name="cline",
@@ -213,6 +215,7 @@ AGENTS = (
         held=_held(_CHAT, "Bash", {"command": COMMAND}),
         report=_only_text,
         overflow="Context length exceeded",
+        may_keep_half_call=True,
     ),
     Agent(
         name="aider",

@@ -52,8 +52,8 @@ class Dialect(Protocol):
     def narrowed(self, tool: Json, script: Script) -> Json | None:
         """The tool, taking the script's arguments alone; None if it is another tool."""
 
-    def has_result(self, body: Json) -> bool:
-        """Whether a tool has been called before."""
+    def num_results(self, body: Json) -> int:
+        """How many calls were carried out before, or refused by the agent."""
 
     def must_call(self, body: Json, script: Script) -> Json:
         """The fields that make the answer a call."""
@@ -79,7 +79,7 @@ def hold(dialect: Dialect, script: Script, body: Json) -> tuple[Turn, Json]:
     tools = [tool for offered in body.get("tools") or () if (tool := dialect.narrowed(offered, script))]
     if not tools:
         return "side", {**body, **dialect.short()}
-    if dialect.has_result(body):
+    if dialect.num_results(body):
         return "text", {**body, "tools": tools, **dialect.short(), **dialect.must_say(body, script)}
     return "call", {**body, "tools": tools, **dialect.must_call(body, script)}
 
@@ -116,8 +116,8 @@ class Chat:
             return None
         return {**tool, "function": {**function, "parameters": script.parameters}}
 
-    def has_result(self, body: Json) -> bool:
-        return any(message["role"] == "tool" for message in body["messages"])
+    def num_results(self, body: Json) -> int:
+        return sum(message["role"] == "tool" for message in body["messages"])
 
     def must_call(self, body: Json, script: Script) -> Json:
         return {"tool_choice": {"type": "function", "function": {"name": script.tool}}}
@@ -161,8 +161,8 @@ class Responses:
     def narrowed(self, tool: Json, script: Script) -> Json | None:
         return {**tool, "parameters": script.parameters} if tool.get("name") == script.tool else None
 
-    def has_result(self, body: Json) -> bool:
-        return any(item["type"] == "function_call_output" for item in body["input"])
+    def num_results(self, body: Json) -> int:
+        return sum(item["type"] == "function_call_output" for item in body["input"])
 
     def must_call(self, body: Json, script: Script) -> Json:
         return {"tool_choice": {"type": "function", "name": script.tool}}
@@ -193,9 +193,9 @@ class Messages:
     def narrowed(self, tool: Json, script: Script) -> Json | None:
         return {**tool, "input_schema": script.parameters} if tool.get("name") == script.tool else None
 
-    def has_result(self, body: Json) -> bool:
+    def num_results(self, body: Json) -> int:
         blocks = [block for message in body["messages"] for block in message["content"]]
-        return any(isinstance(block, dict) and block["type"] == "tool_result" for block in blocks)
+        return sum(isinstance(block, dict) and block["type"] == "tool_result" for block in blocks)
 
     def must_call(self, body: Json, script: Script) -> Json:
         return {"tool_choice": {"type": "tool", "name": script.tool}}
