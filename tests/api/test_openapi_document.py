@@ -23,7 +23,7 @@ schema.app = API.app
 
 
 @schema.parametrize()
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 def test_whatever_comes_the_answer_is_as_declared(case: Case) -> None:
     response = case.call()
     checks = [status_code_conformance, content_type_conformance, response_schema_conformance]

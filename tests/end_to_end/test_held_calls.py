@@ -79,7 +79,7 @@ def _check(choice: dict[str, Any], tools: list[Tool]) -> int:
     return len(calls)
 
 
-@pytest.mark.parametrize("num_schemas", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_schemas", [16, pytest.param(500, marks=pytest.mark.slow)])
 def test_every_complete_call_validates(daemon: Daemon, num_schemas: int) -> None:
     tools = [[tool(Random(seed))] for seed in range(num_schemas)]
     named = {"type": "function", "function": {"name": "tool"}}
@@ -95,7 +95,7 @@ def test_sixty_tools_at_once(daemon: Daemon) -> None:
     assert sum(_check(choice, tools) for choice in asyncio.run(_ask_all(daemon, bodies))) > 0
 
 
-@pytest.mark.parametrize("num_schemas", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_schemas", [16, pytest.param(500, marks=pytest.mark.slow)])
 def test_every_complete_json_validates(daemon: Daemon, num_schemas: int) -> None:
     schemas = [dict(tool(Random(1000 + seed)).parameters) for seed in range(num_schemas)]
     bodies = [
