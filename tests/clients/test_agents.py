@@ -18,7 +18,7 @@ from tests.support.fault_proxy import NO_FAULT, RETRY_AFTER_SECONDS, Fault, Faul
 pytestmark = pytest.mark.agents
 
 SMALL_CONTEXT = 256
-CUT_AFTER = 11  # pieces: in the middle of the command, or of the edit
+CUT_AFTER = 8  # pieces: in the middle of the command, or of the edit
 FAULTS = {
     "well": NO_FAULT,
     "refused once": Fault(refused=True),

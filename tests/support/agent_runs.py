@@ -120,7 +120,8 @@ def _claude_code(output: str) -> Report:
 
 def _opencode(output: str) -> Report:
     parts = [line["part"] for line in _lines(output) if "part" in line]
-    commands = [part["state"]["input"]["command"] for part in parts if part["type"] == "tool"]
+    calls = [part["state"]["input"] for part in parts if part["type"] == "tool"]
+    commands = [call["command"] for call in calls if call]  # a half call has no arguments
     return Report(commands, "".join(part["text"] for part in parts if part["type"] == "text"))
 
 
