@@ -53,13 +53,17 @@ def openhands(endpoint: Endpoint, places: Places) -> Recipe:
 
 def codex(endpoint: Endpoint, places: Places) -> Recipe:
     """Codex speaks Responses only. A key in the file spares a variable in every shell."""
-    provider = {"name": PROVIDER, "base_url": endpoint.openai_url, "wire_api": "responses"}
-    headers = {"http_headers": {"x-api-key": endpoint.api_key}} if endpoint.api_key else {}
+    provider = {
+        "name": PROVIDER,
+        "base_url": endpoint.openai_url,
+        "wire_api": "responses",
+        "http_headers": {"x-api-key": endpoint.key},
+    }
     settings = {
         "model": endpoint.model,
         "model_provider": PROVIDER,
         "model_context_window": endpoint.context,
-        "model_providers": {PROVIDER: {**provider, **headers}},
+        "model_providers": {PROVIDER: provider},
     }
     folder = places.named("CODEX_HOME", places.home / ".codex")
     note = 'Codex warns "Model metadata not found"; that is harmless.'
@@ -202,21 +206,25 @@ def goose(endpoint: Endpoint, places: Places) -> Recipe:
 
 
 def litellm(endpoint: Endpoint, places: Places) -> Recipe:
-    """litellm as a proxy; as a library it takes the same parameters in every call."""
+    """litellm as a proxy; as a library it takes the same parameters in every call.
+
+    The item is known by an id of its own: several of one name share the load, and the others are the user's.
+    """
     item = {
-        "model_name": endpoint.model,
-        "litellm_params": {
-            "model": f"openai/{endpoint.model}",
-            "api_base": endpoint.openai_url,
-            "api_key": endpoint.key,
-        },
         "model_info": {
+            "id": PROVIDER,
             "mode": "chat",
             "max_input_tokens": endpoint.context,
             "max_output_tokens": endpoint.max_output,
             "supports_function_calling": True,
             "input_cost_per_token": 0,
             "output_cost_per_token": 0,
+        },
+        "model_name": endpoint.model,
+        "litellm_params": {
+            "model": f"openai/{endpoint.model}",
+            "api_base": endpoint.openai_url,
+            "api_key": endpoint.key,
         },
     }
     path = places.config / "litellm" / "config.yaml"

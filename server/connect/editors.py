@@ -90,7 +90,7 @@ def llama_vscode(endpoint: Endpoint, places: Places) -> Recipe:
     roles = ("", "_chat", "_tools")
     settings = {
         **{f"endpoint{role}": endpoint.url for role in roles},
-        **{f"api_key{role}": endpoint.api_key for role in roles if endpoint.api_key},
+        **{f"api_key{role}": endpoint.key for role in roles},
         "ai_model": endpoint.model,
         "ai_api_version": "v1",
         "ask_install_llamacpp": False,

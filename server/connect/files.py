@@ -43,7 +43,7 @@ def put(path: Path, old: str | None, new: str, private: bool) -> Written:
             path.chmod(mode)
         return Written(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    backup = None if old is None else _back_up(path, old)
+    backup = None if old is None else _back_up(path, old, mode)
     _replace(path, new, mode)
     return Written(True, backup)
 
@@ -59,7 +59,7 @@ def _mode(path: Path, private: bool) -> int:
     return mode & _PRIVATE if private else mode
 
 
-def _back_up(path: Path, text: str) -> Path:
+def _back_up(path: Path, text: str, mode: int) -> Path:
     moment = time.strftime("%Y%m%d-%H%M%S")
     names = (f"{path.name}.bak-{moment}{more}" for more in ("", *(f"-{n}" for n in range(2, 1000))))
     for name in names:
@@ -68,9 +68,17 @@ def _back_up(path: Path, text: str) -> Path:
             handle = os.open(backup, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
             with os.fdopen(handle, "wb") as file:
                 file.write(text.encode("utf-8"))
-            backup.chmod(stat.S_IMODE(path.stat().st_mode))
+            _hand_over(backup, path)
+            backup.chmod(mode)
             return backup
     raise FileExistsError(f"too many copies of {path}")
+
+
+def _hand_over(new: Path, old: Path) -> None:
+    """Give a file the owner of another one, if that one is there and we may."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        status = old.stat()
+        os.chown(new, status.st_uid, status.st_gid)
 
 
 def _replace(path: Path, text: str, mode: int) -> None:
@@ -80,6 +88,7 @@ def _replace(path: Path, text: str, mode: int) -> None:
             file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
+        _hand_over(Path(name), path)
         os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:

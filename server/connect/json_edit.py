@@ -25,9 +25,8 @@ def edited(text: str, content: Any) -> str:
     """The text, changed so that it says `content` as well. Raises `ValueError` or `CannotMerge`."""
     if is_blank(text):
         return text + fresh(content)
-    newline = "\r\n" if "\r\n" in text else "\n"
     for start, end, new in sorted(_changes(text, read(text), content), reverse=True):
-        text = text[:start] + new.replace("\n", newline) + text[end:]
+        text = text[:start] + new + text[end:]
     return text
 
 

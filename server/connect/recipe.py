@@ -16,7 +16,8 @@ from server.connect.formats import Format
 class ConfigFile:
     """What one of a client's files must say; what else it says is the user's.
 
-    In `content` an item of a list stands for the item that has the same value under its first key.
+    In `content` an item of a list stands for the item that has the same value under its first key, or under the first
+    key of the table there.
     """
 
     path: Path

@@ -79,9 +79,16 @@ def is_list_of_tables(content: Any) -> bool:
 
 def place_in(existing: Sequence[Any], item: Mapping[str, Any]) -> int | None:
     """Where the list has the table that is known by the same value of the first key; the last such place."""
-    key = next(iter(item))
-    places = [n for n, old in enumerate(existing) if isinstance(old, Mapping) and same(old.get(key), item[key])]
+    places = [n for n, old in enumerate(existing) if _is_known(old, item)]
     return places[-1] if places else None
+
+
+def _is_known(existing: Any, item: Any) -> bool:
+    """Whether the values under the first keys, and under those of the tables there, are the same."""
+    if not isinstance(item, Mapping):
+        return same(existing, item)
+    key = next(iter(item))
+    return isinstance(existing, Mapping) and _is_known(existing.get(key), item[key])
 
 
 def same(one: Any, other: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import stat
 import threading
 from collections.abc import Iterator
@@ -121,6 +122,35 @@ def test_a_file_of_the_right_words_becomes_private(home: Path) -> None:
     path.chmod(0o644)
     assert main(["connect", "codex", *MODEL, "--write", "--api-key", KEY]) == 0
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("client", sorted(CLIENTS))
+def test_a_key_does_not_outlive_its_server(client: str, home: Path) -> None:
+    assert main(["connect", client, *MODEL, "--write", "--api-key", KEY]) == 0
+    assert main(["connect", client, *MODEL, "--write"]) == 0
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert not [path for path in files if ".bak-" not in path.name and KEY in path.read_text()]
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in files if KEY in path.read_text())
+
+
+def test_the_copy_of_a_private_file_is_private(home: Path) -> None:
+    """It was readable for all, and may have had a key in it too."""
+    path = home / ".codex" / "config.toml"
+    path.parent.mkdir()
+    path.write_text('model = "o3"\n')
+    path.chmod(0o644)
+    assert main(["connect", "codex", *MODEL, "--write", "--api-key", KEY]) == 0
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_file_keeps_its_owner(home: Path) -> None:
+    path = home / ".codex" / "config.toml"
+    path.parent.mkdir()
+    path.write_text('model = "o3"\n')
+    os.chown(path, 1234, 5678)
+    assert main(["connect", "codex", *MODEL, "--write"]) == 0
+    assert {(file.stat().st_uid, file.stat().st_gid) for file in path.parent.iterdir()} == {(1234, 5678)}
 
 
 def test_a_link_stays_one(home: Path) -> None:

@@ -19,7 +19,7 @@ CONTENT: Any = {
     "models": [{"name": "ours", "roles": ["chat", "edit"]}, {"name": "ours too", "x": {"y": 1}}],
 }
 FORMATS = [JSON, TOML, YAML_FILE]
-EMPTY = {"JSON": "", "TOML": "# nothing yet\n", "YAML": "# nothing yet\n"}
+EMPTY = {JSON: "", TOML: "# nothing yet\n", YAML_FILE: "# nothing yet\n"}
 
 SETTINGS = """\
 // Mine. Do not touch.
@@ -61,9 +61,10 @@ providers:
 @pytest.mark.parametrize("file_format", FORMATS, ids=lambda f: f.name)
 def test_a_new_file_says_what_it_should(file_format: Format) -> None:
     assert file_format.parse(file_format.fresh(CONTENT)) == plain(CONTENT)
-    commented = file_format.merged(EMPTY[file_format.name], CONTENT)
-    assert file_format.parse(commented) == plain(CONTENT)
-    assert commented.startswith(EMPTY[file_format.name])
+    for comment in (EMPTY[file_format], EMPTY[file_format].rstrip()):
+        commented = file_format.merged(comment, CONTENT)
+        assert file_format.parse(commented) == plain(CONTENT)
+        assert commented.startswith(comment)
 
 
 @pytest.mark.parametrize(("file_format", "text"), [(JSON, SETTINGS), (TOML, TABLES), (YAML_FILE, LISTS)], ids=str)
@@ -132,7 +133,7 @@ def test_json_that_is_none_is_named_as_such(text: str) -> None:
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_as_such(file_format: Format, text: str) -> None:
-    with pytest.raises(Unreadable, match=f"not valid {file_format.name}"):
+    with pytest.raises(Unreadable, match=f"it is not {file_format.name}: "):
         file_format.merged(text, {"c": "d"})
 
 
@@ -143,6 +144,62 @@ def test_a_file_that_cannot_be_read_is_named_as_such(file_format: Format, text: 
 def test_something_in_the_way_is_not_swept_away(file_format: Format, present: Any) -> None:
     with pytest.raises(CannotMerge, match="there is"):
         file_format.merged(file_format.fresh(present), CONTENT)
+
+
+def test_a_reason_does_not_quote_the_line() -> None:
+    """There are keys in such files."""
+    for file_format, text in [
+        (YAML_FILE, "a: 1\nkey: 'sk-secret"),
+        (YAML_FILE, "a: 1\nkey: sk-secret: b"),
+        (JSON, '{\n"key": "sk-secret'),
+        (JSON, '{\n"key": sk-secret}'),
+        (TOML, "a = 1\nkey = sk-secret"),
+        (TOML, "a = 1\nkey = 'sk-secret"),
+        (VARIABLES, "A=1\nkey='sk-secret"),
+    ]:
+        with pytest.raises(Unreadable) as refusal:
+            file_format.merged(text, {"c": "d"})
+        assert "secret" not in str(refusal.value)
+        assert "line 2" in str(refusal.value) or file_format in (TOML, VARIABLES)
+
+
+FOUR = "a:\n    b: 1\n    c:\n        d: 2\n"
+YAML_HABITS = {
+    "lists as far in as their name": "a:\n- b: 1\n  c: 2\nd:\n  e: 3\n",
+    "lists farther in": "a:\n  - b: 1\n    c:\n      - 2\nd:\n  e: 3\n",
+    "four blanks": FOUR,
+    "four blanks and lists": FOUR + "e:\n    - f: 1\n    - g\n",
+    "four blanks, lists by two": FOUR + "e:\n  - f: 1\n  - g\n",
+    "tables by two, before a list of tables": "a:\n  b: 1 # c\n\n  # d\n  e: '2'\nf:\n  - g: 1\n",
+    "long lines": f"a: {'word ' * 60}end\nb: {{c: 1, d: [1, 2]}}\n",
+}
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("text", YAML_HABITS.values(), ids=YAML_HABITS)
+def test_what_was_there_keeps_its_indents_and_line_ends(text: str, newline: str) -> None:
+    before = text.replace("\n", newline)
+    after = YAML_FILE.merged(before, {"ours": {"x": [{"y": 1}]}})
+    assert after.startswith(before)
+    assert after.count("\n") == after.count(newline) == before.count("\n") + 3
+
+
+def test_line_ends_of_other_formats() -> None:
+    assert TOML.merged("a = 1\r\n[b]\r\nc = 2\r\n", {"b": {"d": 3}}) == "a = 1\r\n[b]\r\nc = 2\r\nd = 3\r\n"
+    assert VARIABLES.merged("A=1\r\n", {"B": "2"}) == "A=1\r\nB=2\r\n"
+    assert VARIABLES.merged("A=1\r\n", {"A": "1"}) == "A=1\r\n"
+
+
+def test_tables_known_by_what_is_in_them() -> None:
+    ours = {"info": {"id": "ours", "size": 2}, "name": "m"}
+    theirs = [{"name": "m"}, {"info": "ours", "name": "m"}, {"info": {"id": "theirs"}, "name": "m"}]
+    old = {"info": {"id": "ours", "more": 1}, "name": "n"}
+    assert merge([*theirs], [ours]) == [*theirs, ours]
+    merged = [*theirs, {"info": {"id": "ours", "more": 1, "size": 2}, "name": "m"}]
+    for file_format in FORMATS[::2]:
+        assert file_format.parse(file_format.merged(file_format.fresh({"l": [*theirs, old]}), {"l": [ours]})) == {
+            "l": merged
+        }
 
 
 def test_variables() -> None:
