@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import Daemon
+from tests.support.fault_proxy import RETRY_AFTER_SECONDS, Fault, fault_proxy
+from tests.support.held_model import Chat
 from tests.support.orders import NEVER_CUT_OFF, QUESTION, Order, Weather, named
 
 pytestmark = [
@@ -118,6 +120,39 @@ def test_a_prompt_that_does_not_fit_is_named_as_such(litellm: Any, daemon: Daemo
     long = {"role": "user", "content": "x " * 140_000}
     with pytest.raises(litellm.ContextWindowExceededError):
         litellm.completion(**asked(daemon, messages=[long]))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Fault(refused=True), id="refused once"),
+        pytest.param(Fault(in_pieces=True, num_pieces=5), id="cut once"),
+        pytest.param(Fault(in_pieces=True), id="in pieces"),
+        pytest.param(Fault(silent_seconds=60), id="a silent minute"),
+    ],
+)
+def test_an_answer_comes_whatever_happens_on_the_way(litellm: Any, daemon: Daemon, fault: Fault) -> None:
+    with fault_proxy(daemon.url, Chat(), lambda body: ("call", body), fault) as proxy:
+        fields = asked(
+            daemon,
+            api_base=f"{proxy.url}/v1",
+            num_retries=2,
+            tools=[tool(Order, "Order")],
+            tool_choice=named("Order"),
+            stream=True,
+            seed=1,
+        )
+        if fault.is_cut:
+            with pytest.raises(litellm.exceptions.MidStreamFallbackError):
+                list(litellm.completion(**fields))
+        streamed = litellm.stream_chunk_builder(list(litellm.completion(**fields)), messages=fields["messages"])
+    whole = litellm.completion(**{**fields, "api_base": f"{daemon.url}/v1", "stream": False})
+    assert calls_of(streamed) == calls_of(whole)
+    first, *again = proxy.exchanges
+    assert first.harmed
+    assert len(again) == (fault.is_cut or fault.refused)
+    if fault.refused:
+        assert again[0].began - first.began > RETRY_AFTER_SECONDS - 0.1
 
 
 @pytest.mark.parametrize("dialect", ["ollama", "ollama_chat"])

@@ -5,22 +5,24 @@ left to itself it would repeat what it did last. The one that submits works only
 well when it has repaired it, whatever the order. That takes half a dozen turns as a rule, and may take a hundred.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import client_installs
 from tests.support.daemon import Daemon
 
 pytestmark = [
     pytest.mark.agents,
-    pytest.mark.skipif(not importlib.util.find_spec("minisweagent"), reason="mini-swe-agent is not installed"),
+    pytest.mark.skipif(
+        client_installs.why_missing("mini-swe-agent") is not None,
+        reason=f"mini-swe-agent is not installed: {client_installs.why_missing('mini-swe-agent')}",
+    ),
 ]
 
 MODEL = "openai/qwen3-coder-nano"
@@ -70,7 +72,7 @@ def run_of(daemon: Daemon, repository: Path, config: str, model: dict[str, Any])
     own, record = repository.parent / "settings.yaml", repository.parent / "record.json"
     own.write_text(json.dumps(settings))
     files = ["-c", config, "-c", str(own), "-o", str(record)]
-    command = [sys.executable, "-m", "minisweagent.run.mini", "-t", TASK, *files]
+    command = [str(client_installs.command("mini-swe-agent", "mini")), "-t", TASK, *files]
     environment = os.environ | {
         "OPENAI_API_KEY": "x",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",

@@ -16,7 +16,18 @@ from functools import partial
 from pathlib import Path
 
 from tests.support import client_installs
-from tests.support.held_model import Chat, Dialect, Json, Messages, Responses, Script, Turn, hold, hold_to_texts
+from tests.support.held_model import (
+    Chat,
+    Dialect,
+    Json,
+    Messages,
+    Responses,
+    Script,
+    Turn,
+    hold,
+    hold_to_calls,
+    hold_to_texts,
+)
 
 COMMAND = "echo hi > done.txt"
 TEXT = "All done."
@@ -30,6 +41,7 @@ hi
 ```
 """  # does the same as the command
 TASK = f"Run this command, then stop: {COMMAND}"
+SUBMIT = f"echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && echo {TEXT}"
 LONGEST_RUN_SECONDS = 200
 
 
@@ -149,6 +161,10 @@ def _held(dialect: Dialect, tool: str, arguments: Json) -> Callable[[Json], tupl
     return lambda body: hold(dialect, script, body)
 
 
+def _bash(command: str) -> Script:
+    return Script("bash", {"command": command}, "")
+
+
 _CHAT, _MESSAGES, _RESPONSES = Chat(), Messages(), Responses()
 
 AGENTS = (
@@ -240,6 +256,18 @@ AGENTS = (
         held=_held(_CHAT, "terminal", {"command": COMMAND}),
         report=_openhands,
         overflow="ContextWindow",
+        streams=False,
+    ),
+    Agent(
+        name="mini-swe-agent",
+        package="mini-swe-agent",
+        command="mini",
+        arguments=("--yolo", "--exit-immediately", "--cost-limit=0", "--task"),
+        dialect=_CHAT,
+        held=partial(hold_to_calls, _CHAT, _bash(COMMAND), _bash(SUBMIT)),
+        report=_only_text,
+        overflow="ContextWindowExceededError",
+        has_history=False,  # what holds it to the second call changes its tools, with which the prompt begins
         streams=False,
     ),
 )

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.support.held_model import Dialect, Json, Turn
+from tests.support.held_model import Json, Turn, Wire
 
 RETRY_AFTER_SECONDS = 2
 _LONGEST_ANSWER_SECONDS = 300
@@ -59,7 +59,7 @@ class FaultProxy(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, url: str, dialect: Dialect, held: Callable[[Json], tuple[Turn, Json]], fault: Fault) -> None:
+    def __init__(self, url: str, dialect: Wire, held: Callable[[Json], tuple[Turn, Json]], fault: Fault) -> None:
         super().__init__(("127.0.0.1", 0), _Relay)
         self.upstream = urlsplit(url).netloc
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -90,7 +90,7 @@ class FaultProxy(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def fault_proxy(
-    url: str, dialect: Dialect, held: Callable[[Json], tuple[Turn, Json]], fault: Fault = NO_FAULT
+    url: str, dialect: Wire, held: Callable[[Json], tuple[Turn, Json]], fault: Fault = NO_FAULT
 ) -> Iterator[FaultProxy]:
     with FaultProxy(url, dialect, held, fault) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})

@@ -44,10 +44,20 @@ class Usage:
     answer: int
 
 
-class Dialect(Protocol):
-    """What is said differently in each dialect."""
+class Wire(Protocol):
+    """How a dialect looks to who only passes it on."""
 
     path: str
+
+    def split(self, event: Json) -> list[Json]:
+        """An event whose piece of a call or text is longer than two characters, as several; any other as it is."""
+
+    def refusal(self) -> Json:
+        """The body of a 503."""
+
+
+class Dialect(Wire, Protocol):
+    """What is said differently in each dialect."""
 
     def narrowed(self, tool: Json, script: Script) -> Json | None:
         """The tool, taking the script's arguments alone; None if it is another tool."""
@@ -64,24 +74,29 @@ class Dialect(Protocol):
     def short(self) -> Json:
         """The fields that keep an answer short."""
 
-    def split(self, event: Json) -> list[Json]:
-        """An event whose piece of a call or text is longer than two characters, as several; any other as it is."""
-
     def usage(self, events: Iterable[Json]) -> Usage:
         """What an answer's events say that it cost."""
-
-    def refusal(self) -> Json:
-        """The body of a 503."""
 
 
 def hold(dialect: Dialect, script: Script, body: Json) -> tuple[Turn, Json]:
     """A request, and which turn it is. One without the script's tool is none of the task: a title, a summary."""
-    tools = [tool for offered in body.get("tools") or () if (tool := dialect.narrowed(offered, script))]
+    tools = _narrowed(dialect, script, body)
     if not tools:
         return "side", {**body, **dialect.short()}
     if dialect.num_results(body):
         return "text", {**body, "tools": tools, **dialect.short(), **dialect.must_say(body, script)}
     return "call", {**body, "tools": tools, **dialect.must_call(body, script)}
+
+
+def hold_to_calls(dialect: Dialect, first: Script, last: Script, body: Json) -> tuple[Turn, Json]:
+    """A request, and which turn it is, of an agent that ends its run by a call: the last one stands for the text."""
+    turn: Turn = "text" if dialect.num_results(body) else "call"
+    script = last if turn == "text" else first
+    return turn, {**body, "tools": _narrowed(dialect, script, body), **dialect.must_call(body, script)}
+
+
+def _narrowed(dialect: Dialect, script: Script, body: Json) -> list[Json]:
+    return [tool for offered in body.get("tools") or () if (tool := dialect.narrowed(offered, script))]
 
 
 def hold_to_texts(streamed: str, whole: str, body: Json) -> tuple[Turn, Json]:
