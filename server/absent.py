@@ -70,6 +70,18 @@ def not_offered(what: str) -> ApiError:
     )
 
 
+_MEDIA = frozenset({"image", "image_url", "input_image", "document", "file", "input_file", "input_audio", "audio"})
+
+
+def unseen(kind: object) -> str | None:
+    """What the model is told in place of a picture or file in a tool's result; None for what is neither.
+
+    Agents look at pictures of their own accord. The result stays in the conversation, so a refusal would be its end.
+    """
+    known = isinstance(kind, str) and kind in _MEDIA
+    return f"[Left out: a part of the type {kind}. You can read only text.]" if known else None
+
+
 def unreadable_part(kind: object, path: str) -> InvalidRequest:
     """For a part of a message that is no text; `path` is where it stands."""
     return InvalidRequest(

@@ -125,7 +125,7 @@ REFUSED: tuple[tuple[Any, str], ...] = (
     ([call(namespace=7)], "input[0].namespace"),
     ([call(arguments=7)], "input[0].arguments"),
     ([call(), result(7)], "input[1].output"),
-    ([call(), result([{"type": "input_image"}])], "input[1].output[0].type"),
+    ([call(), result([{"type": "computer_screenshot"}])], "input[1].output[0].type"),
     ([{"type": "custom_tool_call", "call_id": "c", "name": "f", "input": {}}], "input[0].input"),
     ([{"type": "item_reference", "id": "msg_1"}], "input[0].id"),
     ([{"id": "msg_1"}], "input[0].id"),

@@ -6,7 +6,7 @@ Knows the schema and the conversation, nothing of tokens or sampling.
 from collections.abc import Iterator
 from typing import Any
 
-from server.absent import unreadable_part
+from server.absent import unreadable_part, unseen
 from server.chat.conversation import Conversation, Message, Tool, ToolCall
 from server.dialects.anthropic.blocks import Block, blocks_of, headed, id_of, name_of, string_of
 from server.dialects.anthropic.schema import MessageBody, PromptFields
@@ -27,6 +27,7 @@ _LEFT_OUT = frozenset(
         "fallback",
     }
 )
+_TEXT_SOURCES = ("text", "content")
 _SERVERS_RESULT = "_tool_result"
 
 
@@ -68,13 +69,19 @@ class ConversationReader:
                     calls.append(_call(block, place))
                 case "tool_result" if message.role == "user":
                     num_results += 1
-                    text = self._text_of(block.get("content"), f"{place}.content")
+                    text = "".join(self._result(*part) for part in blocks_of(block.get("content"), f"{place}.content"))
                     yield Message("tool", text, (), id_of(block, "tool_use_id"))
                 case _:
                     texts.append(self._text(block, place))
         text = "".join(texts)
         if text or not (num_results or message.role == "system"):
             yield Message(message.role, text, tuple(calls))
+
+    def _result(self, path: str, block: Block) -> str:
+        """What a block of a tool's result says."""
+        kind, source = block.get("type"), block.get("source")
+        is_text = kind == "document" and isinstance(source, dict) and source.get("type") in _TEXT_SOURCES
+        return self._text(block, path) if is_text else unseen(kind) or self._text(block, path)
 
     def _text_of(self, content: Any, path: str) -> str:
         return "".join(self._text(block, place) for place, block in blocks_of(content, path))

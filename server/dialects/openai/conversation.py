@@ -59,7 +59,7 @@ def _message(message: MessageBody, path: str) -> Message:
         )
     return Message(
         role=_ROLES[message.role],
-        content=flat_text(message.content, f"{path}.content", _PARTS),
+        content=flat_text(message.content, f"{path}.content", _PARTS, is_result=message.role == "tool"),
         tool_calls=tuple(_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)),
         tool_call_id=message.tool_call_id,
     )

@@ -126,7 +126,7 @@ def _messages(item: Item, path: str, warnings: WarnOnce) -> Iterator[Message]:
         case "custom_tool_call":
             yield _call(item, {INPUT: flat_text(item.get("input"), f"{path}.input", {})}, path)
         case "function_call_output" | "custom_tool_call_output":
-            output = flat_text(item.get("output"), f"{path}.output", _PARTS)
+            output = flat_text(item.get("output"), f"{path}.output", _PARTS, is_result=True)
             yield Message("tool", output, (), _string(item, "call_id", path))
         case str(kind) if kind in _PASSED_OVER:
             if warnings.first(f"item {kind}"):
