@@ -133,7 +133,9 @@ def test_beside_one_whose_logits_are_not_finite(tokens_per_step: int) -> None:
     _assert_same(answers, alone)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(torch.float32, marks=pytest.mark.slow, id="fp32"), pytest.param(torch.bfloat16, id="bf16")]
+)
 def test_at_the_real_matrix_shapes_with_two_threads(dtype: torch.dtype) -> None:
     torch.set_num_threads(2)
     try:

@@ -68,14 +68,14 @@ def play(workload: Workload, *failing: int) -> FairDriver:
     return driver
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(mixed(test_bookkeeping.workloads()))
 def test_every_request_gets_the_tokens_it_would_get_alone(workload: Workload) -> None:
     driver = play(workload)
     event("preempted" if driver.scheduler.num_preemptions else "not preempted")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(mixed(test_prefix_reuse.workloads()), st.lists(st.integers(1, 60), max_size=3))
 def test_with_conversations_and_steps_that_fail(workload: Workload, failing: list[int]) -> None:
     play(workload, *failing)

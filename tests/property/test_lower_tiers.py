@@ -142,7 +142,7 @@ def worlds(draw: st.DrawFn) -> World:
     return World(sizes, requests, Random(draw(st.integers(0, 2**32))), draw(st.sampled_from([0.01, 0.03, 0.05])))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(worlds())
 def test_every_request_gets_the_tokens_it_would_get_alone(world: World) -> None:
     world.finish()
