@@ -232,9 +232,9 @@ class AsyncEngine:
     def _num_waiting_tokens(self) -> int:
         return sum(len(s.tokens) for s in self._core.scheduler.waiting)
 
-    def abort(self, request_id: str) -> bool:
+    def abort(self, request_id: str, owner: str = "") -> bool:
         """See `EngineClient.abort`."""
-        sequences = list(self._sequences.get(request_id, ()))
+        sequences = [s for s in self._sequences.get(request_id, ()) if s.request.owner == owner]
         for sequence in sequences:
             self._abort(sequence)
         return bool(sequences)
@@ -270,8 +270,8 @@ class AsyncEngine:
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_seconds)
         except TimeoutError:
-            for request_id in list(self._sequences):
-                self.abort(request_id)
+            for sequence in [s for sequences in self._sequences.values() for s in sequences]:
+                self._abort(sequence)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), STALL_SECONDS)
             return False

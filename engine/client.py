@@ -184,8 +184,8 @@ class EngineClient(Protocol):
         """
         ...
 
-    def abort(self, request_id: str) -> bool:
-        """End every sequence of this request id with `FinishReason.ABORT`; False when none is known."""
+    def abort(self, request_id: str, owner: str = "") -> bool:
+        """End every sequence of this owner's request id with `FinishReason.ABORT`; False when none is known."""
         ...
 
     async def drain(self, timeout_seconds: float) -> bool:

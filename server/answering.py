@@ -85,11 +85,13 @@ async def ask(request: Request, question: ChatQuestion) -> Generation:
     tools = (*question.conversation.tools, *question.told_tools)
     policy, form = question.policy, question.form
     constraint = await service.constrainer.constraint(tools, policy, form)
+    held_form = None if policy.is_required else form
     output = replace(
         question.output,
-        tools=tools,
+        tools=tools if held_form is None or held_form.leaves_room_for_calls else (),
+        text_has_form=held_form is not None,
         call_format=service.model.call_format,
-        calls_are_held=constraint is not None and (policy.is_required or form is None),
+        calls_are_held=constraint is not None,
         max_tool_calls=None if policy.several else 1,
     )
     prompt = await service.prompts.chat(question.conversation, question.scope.salt)

@@ -91,7 +91,7 @@ def _middleware(settings: Settings, metrics: Metrics, keys: ApiKeys) -> list[Mid
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.allowed_origins,
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=ID_HEADERS,
             )

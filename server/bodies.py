@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from starlette.requests import ClientDisconnect, Request
 
 from server.errors import ApiError, InvalidRequest
+from server.json_text import MAX_DEPTH, depth_of, finite
 from server.sse import ClientGone
 
 
@@ -22,7 +23,7 @@ async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
     _check_content_type(request)
     body = await _read(request, max_bytes)
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_constant=_refuse_constant, parse_float=finite)
     except json.JSONDecodeError as error:
         raise InvalidRequest(
             f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno} "
@@ -33,10 +34,12 @@ async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
         raise InvalidRequest(f"The body is not UTF-8 at byte {error.start}.", code="invalid_json") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
-    except ValueError as error:  # a number with thousands of digits
+    except ValueError as error:  # a number with thousands of digits, or one that no double holds
         raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    if depth_of(value) > MAX_DEPTH:
+        raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
     return value
 
 

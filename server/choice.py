@@ -43,6 +43,7 @@ class OutputOptions:
         max_seconds: it ends so long after its first token, if it has come to a second line.
         tools: the tools on offer; without any, tool calls are not looked for and stay text.
         call_format: how the model writes calls.
+        text_has_form: the answer is calls from its first character on, or text in which there are none.
         calls_are_held: calls of these tools are held to their grammar while they are drawn.
         max_tool_calls: end the choice after so many calls.
     """
@@ -58,6 +59,7 @@ class OutputOptions:
     max_seconds: float | None = None
     tools: tuple[Tool, ...] = ()
     call_format: CallFormat = CallFormat.XML
+    text_has_form: bool = False
     calls_are_held: bool = False
     max_tool_calls: int | None = None
 
@@ -182,6 +184,8 @@ class ChoiceWriter:
         """Let text go to the client, through the tool-call parser when tools are on offer."""
         if not text:
             return
+        if self._options.text_has_form and not self._num_released and not text.startswith("<"):
+            self._parser = None
         self._num_released += len(text)
         self._has_line = self._has_line or "\n" in text
         if self._parser is None:

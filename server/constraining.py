@@ -11,7 +11,7 @@ from dataclasses import replace
 from engine.client import EngineClient
 from engine.errors import RequestError
 from engine.types import Constraint
-from server.chat.answer_form import CallPolicy, TextForm, form_grammar
+from server.chat.answer_form import CallPolicy, TextForm, form_grammar, json_of
 from server.chat.call_grammar import CallGrammar, Function, Parameter, single_value
 from server.chat.conversation import Tool
 from server.chat.value_grammar import NoGrammar
@@ -44,7 +44,7 @@ class Constrainer:
         """
         try:
             if form is not None and not policy.is_required:
-                return await self._text(form)
+                return await self._text(form, tools, policy)
             if policy.is_required or (tools and (self._holds_calls or any(_is_strict(tool) for tool in tools))):
                 return await self._calls(tools, policy)
         except NoGrammar as error:
@@ -53,13 +53,16 @@ class Constrainer:
             ) from None
         return None
 
-    async def _text(self, form: TextForm) -> Constraint:
+    async def _text(self, form: TextForm, tools: Sequence[Tool], policy: CallPolicy) -> Constraint:
+        """A text of the form; or calls, where there is room for them and tools are on offer."""
         constraint = Constraint(form_grammar(form))
         if problem := await self._problem(constraint):
             raise NoGrammar(problem, form.path)
-        return constraint
+        if not tools or not form.leaves_room_for_calls:
+            return constraint
+        return await self._calls(tools, policy, json_of(form)) or constraint
 
-    async def _calls(self, tools: Sequence[Tool], policy: CallPolicy) -> Constraint | None:
+    async def _calls(self, tools: Sequence[Tool], policy: CallPolicy, instead: str | None = None) -> Constraint | None:
         functions = [
             self._grammar.function_of(
                 tool, tool.path or f"tools[{number}].function", policy.is_required or _is_strict(tool)
@@ -67,11 +70,11 @@ class Constrainer:
             for number, tool in enumerate(tools)
             if policy.names is None or tool.name in policy.names
         ]
-        constraint = self._constraint_of(functions, policy)
+        constraint = self._constraint_of(functions, policy, instead)
         if await self._problem(constraint) is None:
             return constraint
         freed = [await self._freed(function) for function in functions]
-        constraint = self._constraint_of(freed, policy)
+        constraint = self._constraint_of(freed, policy, instead)
         problem = await self._problem(constraint)
         if problem is None:
             return constraint
@@ -80,7 +83,9 @@ class Constrainer:
         self._tell_once("tools", problem)
         return None
 
-    def _constraint_of(self, functions: Sequence[Function], policy: CallPolicy) -> Constraint:
+    def _constraint_of(self, functions: Sequence[Function], policy: CallPolicy, instead: str | None) -> Constraint:
+        if instead is not None:
+            return Constraint(self._grammar.whole_answer(functions, policy.several, instead))
         if policy.is_required:
             return Constraint(self._grammar.whole_answer(functions, policy.several), None, self._values)
         return Constraint(self._grammar.held_calls(functions), self._grammar.opening, self._values)

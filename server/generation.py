@@ -32,7 +32,7 @@ from server.chat.events import GenerationEvent, GenerationFailed, TokenText
 from server.chat.history import Answer, History
 from server.chat.tokenizer import Tokenizer
 from server.choice import ChoiceWriter, OutputOptions
-from server.errors import ApiError, InternalError, RequestTimedOut
+from server.errors import ApiError, InternalError, RequestAborted, RequestTimedOut
 from server.metrics import Metrics, SequenceRecord
 from server.prompts import Prompt
 
@@ -262,6 +262,16 @@ class Generation:
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+    def abort(self) -> bool:
+        """End it from outside: who reads it gets `RequestAborted`. False where nothing runs any more."""
+        if not self._num_running:
+            return False
+        for pump in self._pumps:
+            pump.cancel()
+        self._events.append(RequestAborted())
+        self._wake()
+        return True
 
     async def aclose(self) -> None:
         """Stop everything that still runs. Safe to call again."""

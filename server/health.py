@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from server.auth import tenant_of
 from server.cache_scope import own_salts
 from server.errors import NotFound
 from server.openapi import described, openapi_document
@@ -108,10 +109,11 @@ async def clear_cache(request: Request) -> Response:
 
 
 async def abort(request: Request) -> Response:
-    """End a running or waiting request, named by its own id or by its answer's. Its client gets an error."""
+    """End a running or waiting request of this API key's, named by its own id or by its answer's. Its client gets an
+    error."""
     given = request.path_params["request_id"]
     names = (given, *(given.removeprefix(prefix) for prefix in _ANSWER_PREFIXES if given.startswith(prefix)))
     for request_id in names:
-        if service_of(request).engine.abort(request_id):
+        if service_of(request).engine.abort(request_id, tenant_of(request)):
             return JSONResponse({"request_id": request_id, "aborted": True})
     raise NotFound(f"No request {given[:200]} is running or waiting.", code="request_not_found")

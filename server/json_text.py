@@ -38,22 +38,23 @@ def object_of(text: str) -> dict[str, Any] | None:
     None for anything else, and for what could not be written again: numbers that no double holds, values too deep.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse, parse_float=finite)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) and _depth(value) <= MAX_DEPTH else None
+    return value if isinstance(value, dict) and depth_of(value) <= MAX_DEPTH else None
 
 
-def _finite(digits: str) -> float:
+def finite(digits: str) -> float:
+    """A number with a point or an exponent. Raises `ValueError` for one that no double holds."""
     value = float(digits)
     return value if math.isfinite(value) else _refuse(digits)
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ValueError(name)
+    raise ValueError(f"{name[:80]} is no number of JSON that a double holds")
 
 
-def _depth(value: Any) -> int:
+def depth_of(value: Any) -> int:
     """How many levels of objects and lists there are."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:

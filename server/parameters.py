@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from server.errors import InvalidRequest
 from server.service import WarnOnce
@@ -35,6 +44,17 @@ class Body(BaseModel):
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
+Item = TypeVar("Item")
+
+
+class _FailFast(FailFast):
+    """As it is, but part of a union, which wants a hash."""
+
+    __hash__ = object.__hash__
+
+
+# A list. What is wrong with its first item says enough: pydantic would write a sentence on every one of a million.
+Many = Annotated[tuple[Item, ...], _FailFast()]
 
 
 def _one_or_many(value: Any) -> Any:
@@ -51,6 +71,17 @@ def _short(value: str) -> str:
 Stops = Annotated[
     tuple[Annotated[str, AfterValidator(_short)], ...], Field(max_length=MAX_STOPS), BeforeValidator(_one_or_many)
 ]
+
+
+def at_most(most: int) -> BeforeValidator:
+    """For an object: it has no more members than so many. Asked first, for each wrong one costs a sentence."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise ValueError(f"must have at most {most} entries, not {len(value)}")
+        return value
+
+    return BeforeValidator(check)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from server.model import ServedModel
 
 T = TypeVar("T")
 
+_FRAME = 20  # characters that take as long to render as what stands around a message or a call
 THREAD_CHARACTERS = 64 * 1024
 
 
@@ -48,8 +49,9 @@ class PromptEncoder:
         Raises:
             InvalidRequest: the model has no chat template, or its template refuses the conversation.
         """
-        size = sum(len(message.content) for message in conversation.messages)
-        size += sum(len(str(call.arguments)) for message in conversation.messages for call in message.tool_calls)
+        size = sum(len(message.content) + _FRAME for message in conversation.messages)
+        calls = (call for message in conversation.messages for call in message.tool_calls)
+        size += sum(len(str(call.arguments)) + _FRAME for call in calls)
         size += sum(len(str(tool.spec)) for tool in conversation.tools)
         return await _run(lambda: self._render(conversation, salt), size)
 

@@ -9,6 +9,7 @@ from engine.types import SamplingParams
 from server.chat.model_files import GenerationDefaults
 
 OFF = 0
+_LEAST_TOP_P = 1e-9
 
 N = TypeVar("N", int, float)
 
@@ -26,7 +27,8 @@ def sampling_params(
 ) -> SamplingParams:
     """None is what a request does not say; `max_tokens` is a ceiling, and -1, or any other negative one, is none.
 
-    Likewise a negative `top_k` keeps all. `others` are further members of `SamplingParams`.
+    Likewise a negative `top_k` keeps all; a `top_p` of 0 keeps the likeliest alone. `others` are further members of
+    `SamplingParams`.
     Raises:
         RequestError: a value out of range, by its name there.
     """
@@ -35,7 +37,7 @@ def sampling_params(
         max_tokens=min((limit for limit in limits if limit is not None), default=None),
         temperature=first_given(temperature, defaults.temperature),
         top_k=max(OFF, first_given(top_k, defaults.top_k)),
-        top_p=first_given(top_p, defaults.top_p),
+        top_p=first_given(top_p, defaults.top_p) or _LEAST_TOP_P,
         min_p=first_given(min_p, defaults.min_p),
         repetition_penalty=first_given(repetition_penalty, defaults.repetition_penalty),
         **others,

@@ -39,6 +39,11 @@ class TextForm:
     value: Any
     path: str
 
+    @property
+    def leaves_room_for_calls(self) -> bool:
+        """Whether an answer that is a call is told by its first character: JSON never begins as a tag does."""
+        return self.kind == "json_schema"
+
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
@@ -47,7 +52,7 @@ def form_grammar(form: TextForm) -> str:
     """The grammar of a text. Raises `NoGrammar` for what is none; whether it makes sense the engine says."""
     match form.kind:
         case "json_schema":
-            return f"start: {_json(form)}\n"
+            return f"start: {json_of(form)}\n"
         case "choice":
             return f"start: {' | '.join(literal(choice) for choice in _choices(form))}\n"
         case "regex" | "grammar":
@@ -57,8 +62,8 @@ def form_grammar(form: TextForm) -> str:
                 raise NoGrammar(str(error), form.path) from None
 
 
-def _json(form: TextForm) -> str:
-    """An expression in Lark for JSON of the form's schema."""
+def json_of(form: TextForm) -> str:
+    """An expression in Lark for JSON of the form's schema. Raises `NoGrammar`."""
     schema = form.value
     if isinstance(schema, str):
         try:

@@ -6,6 +6,7 @@ come once, in any order. It may not know requests, nor who compiles the grammar.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from server.chat.call_markup import (
     CALL_CLOSE,
@@ -67,7 +68,7 @@ class CallGrammar:
         values: see there.
         free: the grammar of a value that may be anything.
         function_of: a tool, its path in the request, and whether it is strict. Raises `NoGrammar` for a strict one.
-        whole_answer: the grammar of an answer of calls, one or several.
+        whole_answer: the grammar of an answer of calls, one or several, or of an expression in their stead.
         held_calls: the grammar of one call from where `opening` holds it.
     """
 
@@ -75,14 +76,22 @@ class CallGrammar:
     values: tuple[str, str]
     free: ValueGrammar
     function_of: Callable[[Tool, str, bool], Function]
-    whole_answer: Callable[[Sequence[Function], bool], str]
+    whole_answer: "WholeAnswer"
     held_calls: Callable[[Sequence[Function]], str]
 
 
-def answer_rules(inside: str, several: bool) -> str:
-    """The answer is calls and nothing else: one, or as many as the model likes. `inside` is a rule."""
+class WholeAnswer(Protocol):
+    """See `CallGrammar`."""
+
+    def __call__(self, functions: Sequence[Function], several: bool, instead: str | None = None) -> str: ...
+
+
+def answer_rules(inside: str, several: bool, instead: str | None) -> str:
+    """The answer is calls and nothing else: one, or as many as the model likes; or `instead`, an expression. `inside`
+    is a rule."""
     more = ' ("\\n" call)*' if several else ""
-    return f"start: call{more}\ncall: {literal(CALL_OPEN + chr(10))} {inside} {CALL_END}"
+    start = "start: calls" if instead is None else f"start: calls | instead\ninstead: {instead}"
+    return f"{start}\ncalls: call{more}\ncall: {literal(CALL_OPEN + chr(10))} {inside} {CALL_END}"
 
 
 def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
@@ -125,9 +134,9 @@ def _parameter(
         return None if schema is False else Parameter(path, name, FREE_TEXT, is_required)
 
 
-def whole_answer(functions: Sequence[Function], several: bool) -> str:
+def whole_answer(functions: Sequence[Function], several: bool, instead: str | None = None) -> str:
     """See `CallGrammar`."""
-    return _grammar(functions, answer_rules("function", several))
+    return _grammar(functions, answer_rules("function", several, instead))
 
 
 def held_calls(functions: Sequence[Function]) -> str:

@@ -29,9 +29,9 @@ def function_of(tool: Tool, path: str, is_strict: bool) -> Function:
     return Function(tool.name, (Parameter(path, ARGUMENTS, arguments, is_required=True),), is_strict)
 
 
-def whole_answer(functions: Sequence[Function], several: bool) -> str:
+def whole_answer(functions: Sequence[Function], several: bool, instead: str | None = None) -> str:
     """See `CallGrammar`."""
-    return _grammar(functions, answer_rules("object", several))
+    return _grammar(functions, answer_rules("object", several, instead))
 
 
 def held_calls(functions: Sequence[Function]) -> str:

@@ -6,6 +6,7 @@ helper that tells which stop strings are single tokens.
 
 from collections import deque
 from collections.abc import Iterable
+from functools import lru_cache
 
 from server.chat.tokenizer import Tokenizer
 
@@ -26,19 +27,11 @@ class StopStrings:
     how the text is portioned. Nothing of the winning stop is released (all of it with `include_stop`), nor anything
     after it. Held back is only the longest tail of the text that is the beginning of some stop.
 
-    The matching is Aho and Corasick's ("Efficient string matching", 1975): one step a character, however many stops.
-    A node's depth is the length of the tail to hold back.
     """
 
     def __init__(self, stops: tuple[str, ...], include_stop: bool = False) -> None:
         self._include_stop = include_stop
-        self._children: list[dict[str, int]] = [{}]
-        self._fallback = [0]
-        self._depth = [0]
-        self._stop_here: list[str | None] = [None]
-        for stop in filter(None, stops):
-            self._add(stop)
-        self._link_fallbacks()
+        self._automaton = _automaton_of(stops)
         self._node = 0
         self._held = ""
         self._matched: str | None = None
@@ -56,20 +49,21 @@ class StopStrings:
         """
         if self._matched is not None:
             return ""
-        if not self._children[0]:  # there are no stops
+        automaton = self._automaton
+        if automaton.is_empty:
             return text
         if not active:
             self._node = 0
             return self.flush() + text
         known = self._held + text
         for position, character in enumerate(text, start=len(self._held) + 1):
-            self._node = self._advance(self._node, character)
-            stop = self._stop_here[self._node]
+            self._node = automaton.advance(self._node, character)
+            stop = automaton.stop_here[self._node]
             if stop is not None:
                 self._matched = stop
                 self._held = ""
                 return known[: position if self._include_stop else position - len(stop)]
-        safe = len(known) - self._depth[self._node]
+        safe = len(known) - automaton.depth[self._node]
         self._held = known[safe:]
         return known[:safe]
 
@@ -79,7 +73,28 @@ class StopStrings:
         self._node = 0
         return held
 
-    def _advance(self, node: int, character: str) -> int:
+
+class _Automaton:
+    """Where in some strings a text is, by Aho and Corasick ("Efficient string matching", 1975): one step a character,
+    however many strings. A node's depth is the length of the tail to hold back. It never changes once it is made.
+    """
+
+    def __init__(self, stops: Iterable[str]) -> None:
+        self._children: list[dict[str, int]] = [{}]
+        self._fallback = [0]
+        self.depth = [0]
+        self.stop_here: list[str | None] = [None]
+        for stop in filter(None, stops):
+            self._add(stop)
+        self._link_fallbacks()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no strings."""
+        return not self._children[0]
+
+    def advance(self, node: int, character: str) -> int:
+        """The node that one more character leads to."""
         while node and character not in self._children[node]:
             node = self._fallback[node]
         return self._children[node].get(character, 0)
@@ -93,10 +108,10 @@ class StopStrings:
                 self._children[node][character] = following
                 self._children.append({})
                 self._fallback.append(0)
-                self._depth.append(self._depth[node] + 1)
-                self._stop_here.append(None)
+                self.depth.append(self.depth[node] + 1)
+                self.stop_here.append(None)
             node = following
-        self._stop_here[node] = stop
+        self.stop_here[node] = stop
 
     def _link_fallbacks(self) -> None:
         """Level by level: where a node has no way on, its longest proper tail that is some stop's beginning may."""
@@ -104,6 +119,12 @@ class StopStrings:
         while waiting:
             node = waiting.popleft()
             for character, child in self._children[node].items():
-                self._fallback[child] = self._advance(self._fallback[node], character)
-                self._stop_here[child] = self._stop_here[child] or self._stop_here[self._fallback[child]]
+                self._fallback[child] = self.advance(self._fallback[node], character)
+                self.stop_here[child] = self.stop_here[child] or self.stop_here[self._fallback[child]]
                 waiting.append(child)
+
+
+@lru_cache(maxsize=1)
+def _automaton_of(stops: tuple[str, ...]) -> _Automaton:
+    """One for all choices of a request, which begin one after the other: thousands would take gigabytes."""
+    return _Automaton(stops)

@@ -71,6 +71,8 @@ def test_many_prompts_that_are_long_together_are_encoded_off_the_loop(monkeypatc
     monkeypatch.setattr("server.prompts.asyncio.to_thread", to_thread)
     assert Api().complete(prompt=["x" * 3000] * 30).status_code == 200
     assert len(sizes) == 1
+    Api().chat(messages=[{"role": "user", "content": ""}] * 4000)  # rendering one takes time too
+    assert len(sizes) == 2
 
 
 def test_control_tokens_in_a_prompt_are_control_tokens() -> None:

@@ -1,6 +1,7 @@
 """How failures look to clients: status, envelope, headers, wording."""
 
 import re
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -127,6 +128,8 @@ def test_wrong_method() -> None:
         (b'{"a": "\xff"}', "UTF-8 at byte 7"),
         (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
         (b'{"a": ' + b"[" * 200_000, "nested too deeply"),
+        (b'{"a": ' + b"[" * 512 + b"]" * 512 + b"}", "deeper than 512"),
+        (b'{"a": [1e999]}', "1e999"),
     ],
 )
 def test_malformed_json(content: bytes, says: str) -> None:
@@ -134,6 +137,27 @@ def test_malformed_json(content: bytes, says: str) -> None:
     error = error_of(response, 400)
     assert error["code"] == "invalid_json"
     assert says in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (CHAT, {"messages": [1] * 200_000}, "messages[0]"),
+        (CHAT, {"messages": [{"role": "user"}], "allowed_token_ids": ["x"] * 200_000}, "allowed_token_ids[0]"),
+        (CHAT, {"messages": [{"role": "user"}], "logit_bias": {f"x{n}": 1 for n in range(100_000)}}, "logit_bias"),
+        ("/detokenize", {"tokens": [-1] * 200_000}, "tokens[0]"),
+        ("/v1/messages", {"max_tokens": 5, "messages": [1] * 200_000}, "messages[0]"),
+        ("/v1/responses", {"input": [{"type": "reasoning"}] * 100_000}, "input"),
+        ("/v1/responses", {"input": "x", "metadata": {f"x{n}": 1 for n in range(100_000)}}, "metadata"),
+    ],
+)
+def test_much_that_is_wrong_takes_no_longer(path: str, body: Any, param: str) -> None:
+    """A sentence on each of them took seconds, and gigabytes."""
+    begun = time.monotonic()
+    response = Api().post(path, body)
+    assert response.status_code == 400
+    assert time.monotonic() - begun < 1.5
+    assert param in response.text
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded"])

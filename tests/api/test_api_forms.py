@@ -1,5 +1,6 @@
 """Answers of a given form: what the engine is asked to hold them to, and what a client hears when that cannot be."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -165,6 +166,44 @@ def _of_a_completion(body: dict[str, Any]) -> Constraint | None:
     api = Api()
     assert api.request("POST", "/v1/completions", json={"prompt": "x", **body}).status_code == 200
     return api.engine.requests[-1].constraint
+
+
+JSON_FORM: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
+
+
+def test_with_a_form_of_text_the_model_may_still_call() -> None:
+    constraint = constraint_of(Api(), tools=[WEATHER], response_format=JSON_FORM)
+    assert constraint is not None
+    assert constraint.opening is None
+    assert '"weather>"' in constraint.grammar
+    assert "%json" in constraint.grammar
+    alone = constraint_of(Api(), tools=[WEATHER], tool_choice="none", response_format=JSON_FORM)
+    assert alone == constraint_of(Api(), response_format=JSON_FORM)
+    required = constraint_of(Api(), tools=[WEATHER], tool_choice="required", response_format=JSON_FORM)
+    assert required == constraint_of(Api(), tools=[WEATHER], tool_choice="required")
+
+
+def test_tools_that_cannot_be_held_to_leave_the_form(caplog: pytest.LogCaptureFixture) -> None:
+    engine = PickyEngine()
+    engine.words = ('"odd>"',)
+    constraint = constraint_of(Api(engine=engine), tools=[ODD], response_format=JSON_FORM)
+    assert constraint == constraint_of(Api(), response_format=JSON_FORM)
+    assert "is left free" in caplog.text
+
+
+@pytest.mark.parametrize("per_step", [1, 100])
+def test_text_of_a_form_has_no_calls_in_it(per_step: int) -> None:
+    text = json.dumps({"a": f"see {CALL}"})
+    for form in ({"response_format": JSON_FORM}, {"structured_outputs": {"regex": ".*"}}):
+        choice = Api(say(text, per_step=per_step)).chat(tools=[WEATHER], **form).json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (text, "stop")
+        assert "tool_calls" not in choice["message"]
+    choice = Api(say(CALL, per_step=per_step)).chat(tools=[WEATHER], response_format=JSON_FORM).json()["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city": "Oslo"}'
+    regex = {"structured_outputs": {"regex": "(.|\\n)*"}}  # whose texts may begin as calls do
+    choice = Api(say(CALL, per_step=per_step)).chat(tools=[WEATHER], **regex).json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (CALL, "stop")
 
 
 def test_a_form_that_the_engine_refuses_is_named() -> None:

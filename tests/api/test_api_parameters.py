@@ -186,7 +186,7 @@ def test_strangers_are_warned_of_once_and_only_so_many(caplog: pytest.LogCapture
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
         ({"temperature": -1}, "temperature", "between"),
         ({"temperature": "hot"}, "temperature", "a number"),
-        ({"top_p": 0}, "top_p", "above 0"),
+        ({"top_p": -0.1}, "top_p", "above 0"),
         ({"n": 0}, "n", "greater than or equal to 1"),
         ({"max_tokens": 0}, "max_tokens", "at least 1"),
         ({"max_tokens": -2}, "max_tokens", "-1"),

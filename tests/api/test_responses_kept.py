@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -212,6 +213,92 @@ def test_a_stream_is_cancelled(store: bool) -> None:
             assert "cancelled" in error_of(again, 400)["message"]
             going_on = client.post(PATH, json={"input": "Hi", "previous_response_id": name})
             assert error_of(going_on, 400)["param"] == "previous_response_id"
+
+
+def test_text_that_was_told_is_there_before_the_end() -> None:
+    api = Api(say("x" * 2000, delay=0.01))
+    with live(api) as url, httpx.Client(base_url=url) as client:
+        with httpx.stream("POST", f"{url}{PATH}", json={"input": "Hi", "stream": True}) as stream:
+            lines = stream.iter_lines()
+            name = id_in([next(lines) for _ in range(60)])
+            for response, status in (
+                (client.get(f"{PATH}/{name}").json(), "in_progress"),
+                (client.post(f"{PATH}/{name}/cancel").json(), "incomplete"),
+                (client.get(f"{PATH}/{name}").json(), "incomplete"),
+            ):
+                [message] = response["output"]
+                assert message["status"] == status
+                assert message["content"][0]["text"].startswith("xxxxx")
+            [told] = [line for line in lines_of(lines) if '"response.failed"' in line]
+        failed = json.loads(told.removeprefix("data: "))
+        assert failed["response"]["output"][0]["content"][0]["text"].startswith("xxxxx")
+
+
+def lines_of(lines: Iterator[str]) -> list[str]:
+    """The rest of a stream that breaks off."""
+    told: list[str] = []
+    with pytest.raises(httpx.RemoteProtocolError):
+        told.extend(lines)
+    return told
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_one_that_is_deleted_while_it_is_answered(is_cancelled: bool) -> None:
+    api = Api(say("x" * 100, delay=0.01))
+    with live(api) as url, httpx.Client(base_url=url) as client:
+        with httpx.stream("POST", f"{url}{PATH}", json={"input": "Hi", "stream": True}) as stream:
+            lines = stream.iter_lines()
+            path = f"{PATH}/{id_in([next(lines) for _ in range(9)])}"
+            [item] = client.get(f"{path}/input_items").json()["data"]
+            assert item["content"] == [{"type": "input_text", "text": "Hi"}]
+            if is_cancelled:
+                client.post(f"{path}/cancel")
+            assert client.delete(path).json()["deleted"] is True
+            for method, rest in (("GET", ""), ("DELETE", ""), ("GET", "/input_items"), ("POST", "/cancel")):
+                assert client.request(method, path + rest).status_code == 404
+            if not is_cancelled:
+                assert "event: response.completed" in list(lines)
+        assert eventually(lambda: not api.engine.running)
+        assert client.get(path).status_code == 404
+
+
+def test_cancelling_ends_no_other_of_the_same_name() -> None:
+    """Gateways give all requests of one trace one id."""
+    api = Api(say("x" * 60, delay=0.02), keys=KEYS)
+    trace = {"X-Request-Id": "trace-1"}
+    body = {"input": "Hi", "stream": True}
+    with live(api) as url, httpx.Client(base_url=url) as client:
+        one, other = ({**trace, **who["headers"]} for who in (FIRST, SECOND))
+        with (
+            httpx.stream("POST", f"{url}{PATH}", json=body, headers=one) as first,
+            httpx.stream("POST", f"{url}{PATH}", json=body, headers=one) as second,
+            httpx.stream("POST", f"{url}{PATH}", json=body, headers=other) as third,
+        ):
+            assert eventually(lambda: len(api.engine.running) == 3)
+            lines = first.iter_lines()
+            name = id_in([next(lines) for _ in range(9)])
+            assert client.post(f"{PATH}/{name}/cancel", headers=one).json()["status"] == "cancelled"
+            for stream in (second, third):
+                assert "event: response.completed" in list(stream.iter_lines())
+            assert "event: response.failed" in lines_of(lines)
+
+
+def test_aborting_ends_nothing_of_another_key() -> None:
+    api = Api(say("x" * 2000, delay=0.01), keys=KEYS)
+    with live(api) as url, httpx.Client(base_url=url) as client:
+        headers = {"X-Request-Id": "trace-1", **FIRST["headers"]}
+        with httpx.stream("POST", f"{url}{PATH}", json={"input": "Hi", "stream": True}, headers=headers) as stream:
+            assert eventually(lambda: bool(api.engine.running))
+            assert client.post("/abort/trace-1", headers=SECOND["headers"]).status_code == 404
+            assert client.post("/abort/trace-1", headers=FIRST["headers"]).status_code == 200
+            assert "event: response.failed" in lines_of(stream.iter_lines())
+
+
+def test_a_page_of_no_number() -> None:
+    api = Api()
+    path = f"{PATH}/{answered(api)['id']}/input_items"
+    for limit in ("000000001" + "0" * 5000, "00000000199", "0", "101", "x", ""):
+        assert error_of(api.get(path, params={"limit": limit}), 400)["param"] == "limit"
 
 
 def id_in(lines: list[str]) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from server.dialects.responses.offer import offer_of
+from server.service import WarnOnce
 from tests.support.api import Api
 from tests.support.responses import CALL, WEATHER, answered, ask, prompt_of, refusal, streamed, written
 from tests.support.scripted_engine import ScriptedEngine, say
@@ -80,6 +82,16 @@ def test_a_grammar_is_told_and_a_pattern_held() -> None:
     response = ask(Api(engine=ScriptedEngine(constraint_error="no such pattern")), tools=[{**PATCH, "format": regex}])
     assert response.status_code == 400
     assert response.json()["error"]["param"].startswith("tools[0].")
+
+
+@pytest.mark.parametrize(
+    ("definition", "held"),
+    [("a+", "a+"), ("^a$", "a"), (r"^[0-9]+\$", r"[0-9]+\$"), (r"a\\$", r"a\\"), (r"a\\\$$", r"a\\\$"), ("$", "")],
+)
+def test_a_pattern_may_say_that_it_is_one_of_the_whole_text(definition: str, held: str) -> None:
+    tool = {"type": "custom", "name": "f", "format": {"type": "grammar", "syntax": "regex", "definition": definition}}
+    [offered] = offer_of((tool,), None, True, WarnOnce()).tools
+    assert offered.spec["parameters"]["properties"]["input"]["pattern"] == f"^(?:{held})$"
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,8 @@ class ScriptedEngine:
         if not self.running:
             self._idle.set()
 
-    def abort(self, request_id: str) -> bool:
-        mine = [stream for stream in self.running if stream.request.request_id == request_id]
+    def abort(self, request_id: str, owner: str = "") -> bool:
+        mine = [s for s in self.running if (s.request.request_id, s.request.owner) == (request_id, owner)]
         for stream in mine:
             stream.aborted.set()
         return bool(mine)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from server.parameters import Body
+from server.parameters import Body, Many
 
 MAX_STOPS = 32
 MAX_STOP_CHARACTERS = 256  # each adds to the work for a token by its characters
@@ -62,9 +62,9 @@ class PromptFields(Body):
     """What the prompt is made of. POST /v1/messages/count_tokens takes nothing else."""
 
     model: str = ""
-    messages: tuple[MessageBody, ...] = Field(min_length=1)
+    messages: Many[MessageBody] = Field(min_length=1)
     system: Any = None
-    tools: tuple[ToolBody, ...] = ()
+    tools: Many[ToolBody] = ()
     tool_choice: ToolChoice | None = None
     output_config: OutputConfig | None = None
     output_format: dict[str, Any] | None = None
@@ -76,7 +76,7 @@ class MessagesRequest(PromptFields):
 
     max_tokens: int = Field(ge=0)
     stream: bool = False
-    stop_sequences: tuple[Annotated[str, AfterValidator(_short)], ...] = Field((), max_length=MAX_STOPS)
+    stop_sequences: Many[Annotated[str, AfterValidator(_short)]] = Field((), max_length=MAX_STOPS)
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = Field(None, ge=-1)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from server.parameters import MAX_CHOICES, Body, Stops
+from server.parameters import MAX_CHOICES, Body, Many, Stops
 
 _Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
 
@@ -37,7 +37,7 @@ class AnswerFields(Body):
     t_max_predict_ms: float | None = None
     return_tokens: bool = False
     return_progress: bool = False
-    response_fields: tuple[str, ...] = Field((), max_length=256)
+    response_fields: Many[str] = Field((), max_length=256)
 
 
 class CompletionRequest(AnswerFields):
@@ -58,5 +58,5 @@ class InfillRequest(AnswerFields):
 
     input_prefix: str = ""
     input_suffix: str = ""
-    input_extra: tuple[ExtraFile, ...] = Field((), max_length=4096)
+    input_extra: Many[ExtraFile] = Field((), max_length=4096)
     prompt: str = ""

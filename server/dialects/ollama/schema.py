@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.parameters import Body, Stops
+from server.parameters import Body, Many, Stops
 
 MAX_LOGPROBS = 20
 _Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
@@ -61,7 +61,7 @@ class MessageBody(Body):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
-    tool_calls: tuple[CallBody, ...] = ()
+    tool_calls: Many[CallBody] = ()
     tool_call_id: str | None = None
     images: Any = None
 
@@ -76,8 +76,8 @@ class ToolBody(Body):
 class ChatRequest(AnswerFields):
     """POST /api/chat."""
 
-    messages: tuple[MessageBody, ...] = ()
-    tools: tuple[ToolBody, ...] = ()
+    messages: Many[MessageBody] = ()
+    tools: Many[ToolBody] = ()
 
 
 class GenerateRequest(AnswerFields):

@@ -18,7 +18,7 @@ _ROLES: Mapping[str, Role] = {
     "assistant": "assistant",
     "tool": "tool",
 }
-_PARTS = {"text": "text", "refusal": "refusal"}
+_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
 def conversation_of(body: ChatCompletionRequest | TemplateFields, tools: tuple[Tool, ...]) -> Conversation:

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from engine.types import MAX_PATTERN_SIZE
-from server.parameters import MAX_CHOICES, Body, Stops
+from server.parameters import MAX_CHOICES, Body, Many, Stops, at_most
 
 MAX_NAME = 1024  # of a salt or a session
 MAX_STOP_IDS = 1024
+MAX_BIASES = 1024
 MAX_LOGPROBS = 20
 # For `repetition_detection: true`. A thousand tokens, so that it takes more than a table, indentation or ASCII art.
 USUAL_REPETITION = {"max_pattern_size": 256, "min_pattern_size": 1, "min_count": 4, "min_repeated_tokens": 1024}
@@ -67,14 +68,14 @@ class GenerationFields(Body):
     frequency_penalty: float = 0.0
     repetition_penalty: float | None = None
     repeat_penalty: float | None = None
-    logit_bias: dict[int, float] = Field(default_factory=dict)
+    logit_bias: Annotated[dict[int, float], at_most(MAX_BIASES)] = Field(default_factory=dict)
     seed: int | None = None
     stop: Stops = ()
-    stop_token_ids: tuple[int, ...] = Field((), max_length=MAX_STOP_IDS)
+    stop_token_ids: Many[int] = Field((), max_length=MAX_STOP_IDS)
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     ignore_eos: bool = False
-    allowed_token_ids: tuple[int, ...] | None = None
+    allowed_token_ids: Many[int] | None = None
     repetition_detection: Annotated[RepetitionBody | None, BeforeValidator(_on_or_off)] = None
     priority: int = 0
     request_id: str | None = None
@@ -110,7 +111,7 @@ class MessageBody(Body):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Any = None
-    tool_calls: tuple[ToolCallBody, ...] = ()
+    tool_calls: Many[ToolCallBody] = ()
     tool_call_id: str | None = None
     function_call: Any = None
 
@@ -126,8 +127,8 @@ class TemplateFields(Body):
     """What the chat template is given."""
 
     model: str = ""
-    messages: tuple[MessageBody, ...] = ()
-    tools: tuple[ToolBody, ...] = ()
+    messages: Many[MessageBody] = ()
+    tools: Many[ToolBody] = ()
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
@@ -136,9 +137,9 @@ class TemplateFields(Body):
 class ChatCompletionRequest(GenerationFields):
     """POST /v1/chat/completions."""
 
-    messages: tuple[MessageBody, ...] = Field(min_length=1)
+    messages: Many[MessageBody] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=-1)
-    tools: tuple[ToolBody, ...] = ()
+    tools: Many[ToolBody] = ()
     tool_choice: Any = None
     parallel_tool_calls: bool = True
     logprobs: bool = False

@@ -19,14 +19,14 @@ from server.dialects.openai.schema import ChatCompletionRequest, MessageBody, Te
 from server.errors import InvalidRequest
 from server.json_text import json_response
 from server.openapi import described
-from server.parameters import AnyBody, Body
+from server.parameters import AnyBody, Body, Many
 from server.service import Service, service_of
 
 
 class TemplateRequest(TemplateFields):
     """POST /apply-template."""
 
-    messages: tuple[MessageBody, ...] = Field(min_length=1)
+    messages: Many[MessageBody] = Field(min_length=1)
 
 
 class TokenizeRequest(TemplateFields):
@@ -43,7 +43,7 @@ class DetokenizeRequest(Body):
     """POST /detokenize."""
 
     model: str = ""
-    tokens: tuple[Annotated[int, Field(ge=0)], ...]
+    tokens: Many[Annotated[int, Field(ge=0)]]
 
 
 class Tokens(BaseModel):

@@ -34,6 +34,7 @@ _PASSED_OVER = frozenset(
         *("compaction", "compaction_summary", "compaction_trigger", "context_compaction", "configuration_update"),
     }
 )
+MAX_ITEMS = 32_768  # more than any context has room for
 _SYSTEM_GAP = "\n\n"  # between instructions and the developer messages that follow them
 
 
@@ -49,6 +50,8 @@ def input_items(given: Any, stored: Callable[[str], Item | None]) -> tuple[Item,
         raise InvalidRequest("input is required: text, or a list of items.", param="input")
     if not isinstance(given, list):
         raise InvalidRequest("input must be text or a list of items.", param="input")
+    if len(given) > MAX_ITEMS:
+        raise InvalidRequest(f"input must have at most {MAX_ITEMS} items, not {len(given)}.", param="input")
     return tuple(_item(item, f"input[{index}]", stored) for index, item in enumerate(given))
 
 

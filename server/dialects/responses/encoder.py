@@ -30,7 +30,7 @@ class ResponseEncoder:
 
     async def stream(self, generation: Generation) -> AsyncGenerator[bytes, None]:
         """Events in OpenAI's order; the last one carries the whole response, and is sent when that is kept."""
-        with self._ledger.running(self._entry, self._as_of_now):
+        with self._ledger.running(self._entry, self._as_of_now, generation.abort):
             yield self._lifecycle("created") + self._lifecycle("in_progress")
             async for news in generation:
                 event = unbroken(news)
@@ -42,7 +42,7 @@ class ResponseEncoder:
 
     async def collect(self, generation: Generation) -> dict[str, Any]:
         """The whole response."""
-        with self._ledger.running(self._entry, self._as_of_now):
+        with self._ledger.running(self._entry, self._as_of_now, generation.abort):
             async for news in generation:
                 event = unbroken(news)
                 for _ in self._output.add(event):
@@ -60,17 +60,19 @@ class ResponseEncoder:
 
     def failure(self, error: ApiError) -> bytes:
         """The last event of a stream that breaks off."""
-        response = self._response.as_of_now("failed", self._output.items, error.message)
+        response = self._response.as_of_now("failed", self._output.so_far("incomplete"), error.message)
         return self._event("failed", {"response": response})
 
     def _finish(self, event: ChoiceFinished, generation: Generation) -> dict[str, Any]:
-        is_complete = event.finished_as in ("stop", "tool_calls")
+        is_whole = all(item["status"] == "completed" for item in self._output.items)  # a stop string may cut a call off
+        is_complete = is_whole and event.finished_as in ("stop", "tool_calls")
         response = self._response.finished(self._output.items, generation.counts(), is_complete)
         self._ledger.keep(self._entry, response)
         return response
 
     def _as_of_now(self, status: str) -> dict[str, Any]:
-        return self._response.as_of_now(status, list(self._output.items))
+        of_last = "in_progress" if status == "in_progress" else "incomplete"
+        return self._response.as_of_now(status, self._output.so_far(of_last))
 
     def _lifecycle(self, kind: str) -> bytes:
         return self._event(kind, {"response": self._response.as_of_now()})

@@ -20,7 +20,6 @@ class Entry:
     Attributes:
         owner: whose it is.
         response_id: its id.
-        request_id: the engine's name for the work on it.
         inputs: what it answers, each with an id.
         before: what was said before that.
         is_stored: it is kept when it is done.
@@ -28,7 +27,6 @@ class Entry:
 
     owner: str
     response_id: str
-    request_id: str
     inputs: tuple[Item, ...]
     before: Turn | None
     is_stored: bool
@@ -41,10 +39,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A response that is worked on. `as_of_now` is the response object as it stands, with the status it is to have."""
+    """A response that is worked on. `as_of_now` is the response object as it stands, with the status it is to have;
+    `abort` ends the work, if that is not over."""
 
     entry: Entry
     as_of_now: Callable[[str], dict[str, Any]]
+    abort: Callable[[], bool]
 
 
 class Ledger:
@@ -53,23 +53,36 @@ class Ledger:
     def __init__(self, store: ResponseStore | None = None) -> None:
         self.store = store or ResponseStore()
         self._running: dict[Key, Running] = {}
+        self._deleted: set[Key] = set()  # while they are worked on
 
     @contextmanager
-    def running(self, entry: Entry, as_of_now: Callable[[str], dict[str, Any]]) -> Iterator[None]:
+    def running(
+        self, entry: Entry, as_of_now: Callable[[str], dict[str, Any]], abort: Callable[[], bool]
+    ) -> Iterator[None]:
         """While it is worked on, it can be found."""
-        self._running[entry.key] = Running(entry, as_of_now)
+        self._running[entry.key] = Running(entry, as_of_now, abort)
         try:
             yield
         finally:
             del self._running[entry.key]
+            self._deleted.discard(entry.key)
 
     def find_running(self, owner: str, response_id: str) -> Running | None:
         """One of the owner's responses that is worked on."""
-        return self._running.get((owner, response_id))
+        key = (owner, response_id)
+        return None if key in self._deleted else self._running.get(key)
+
+    def delete(self, owner: str, response_id: str) -> bool:
+        """Forget a response; whether there was one. The work on it goes on for who waits for it."""
+        running = self.find_running(owner, response_id)
+        if running is not None and running.entry.is_stored:
+            self._deleted.add(running.entry.key)
+            return True
+        return self.store.delete(owner, response_id)
 
     def keep(self, entry: Entry, response: dict[str, Any]) -> None:
         """Keep what has become of a response, if its client wants that."""
-        if entry.is_stored:
+        if entry.is_stored and entry.key not in self._deleted:
             turn = Turn.of([*entry.inputs, *response["output"]], entry.before)
             stored = Stored(to_json(response), response["status"], turn, len(entry.inputs))
             self.store.put(entry.owner, entry.response_id, stored)

@@ -124,12 +124,20 @@ def _free_text(tool: Mapping[str, Any], path: str, about: str | None) -> dict[st
         if syntax not in ("lark", "regex"):
             raise InvalidRequest(f"{path}.format.syntax must be 'lark' or 'regex'.", param=f"{path}.format.syntax")
         if syntax == "regex":
-            schema["pattern"] = f"^(?:{definition.removeprefix('^').removesuffix('$')})$"
+            schema["pattern"] = f"^(?:{_unanchored(definition)})$"
         about = f"{about or ''}\n\n{INPUT} has to match this {syntax} grammar:\n{definition}".lstrip()
     elif kind != "text":
         raise InvalidRequest(f"{path}.format.type must be 'text' or 'grammar'.", param=f"{path}.format.type")
     parameters = {"type": "object", "properties": {INPUT: schema}, "required": [INPUT], "additionalProperties": False}
     return {"description": about, "parameters": parameters, "strict": "pattern" in schema or None}
+
+
+def _unanchored(pattern: str) -> str:
+    """A pattern that may say at its ends that it is one of the whole text. A dollar after a backslash is a dollar."""
+    inner = pattern.removeprefix("^")
+    before = inner.removesuffix("$")
+    num_backslashes = len(before) - len(before.rstrip("\\"))
+    return inner if num_backslashes % 2 else before
 
 
 def _pass_over(kind: Any, path: str, warnings: WarnOnce) -> None:

@@ -50,6 +50,10 @@ class Output:
         self._with_logprobs = with_logprobs
         self._open: _Open | None = None
 
+    def so_far(self, status: str) -> list[dict[str, Any]]:
+        """All items; the one that is being written has this status."""
+        return [*self.items, *([self._open.item(status)] if self._open else [])]
+
     def add(self, event: AnswerEvent) -> Iterator[Step]:
         """What the event brings. An answer of nothing is a message of nothing."""
         match event:

@@ -6,7 +6,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.access import record_of
 from server.answering import ChatQuestion, answer, ask
 from server.auth import tenant_of
 from server.bodies import read_json_object
@@ -77,7 +76,7 @@ class ResponsesRoutes:
         generation = await ask(request, question)
         response = ResponseObject(body, model, sampling)
         inputs = listed(items) if body.store else ()
-        entry = Entry(owner, response.id, record_of(request).request_id, inputs, before, body.store)
+        entry = Entry(owner, response.id, inputs, before, body.store)
         encoder = ResponseEncoder(response, Output(offer, tells_logprobs(body)), entry, self._ledger)
         return await answer(request, generation, encoder, body.stream)
 
@@ -108,7 +107,7 @@ class ResponsesRoutes:
     async def delete(self, request: Request) -> Response:
         """DELETE /v1/responses/{id}."""
         owner, response_id = _asked_for(request)
-        if not self._ledger.store.delete(owner, response_id):
+        if not self._ledger.delete(owner, response_id):
             raise _not_found(response_id)
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
@@ -116,7 +115,7 @@ class ResponsesRoutes:
         """POST /v1/responses/{id}/cancel: end the work on a response. Who waits for it gets an error."""
         owner, response_id = _asked_for(request)
         running = self._ledger.find_running(owner, response_id)
-        if running is not None and service_of(request).engine.abort(running.entry.request_id):
+        if running is not None and running.abort():
             response = running.as_of_now("cancelled")
             self._ledger.keep(running.entry, response)
             return json_response(response)
@@ -132,13 +131,18 @@ class ResponsesRoutes:
     async def list_inputs(self, request: Request) -> Response:
         """GET /v1/responses/{id}/input_items: what the response answered, in pages, the last item first."""
         owner, response_id = _asked_for(request)
+        running = self._ledger.find_running(owner, response_id)
         stored = self._ledger.store.get(owner, response_id)
-        if stored is None:
+        if running is not None and running.entry.is_stored:
+            inputs = [*running.entry.inputs]
+        elif stored is not None:
+            inputs = stored.inputs
+        else:
             raise _not_found(response_id)
         order = request.query_params.get("order", "desc")
         if order not in ("asc", "desc"):
             raise InvalidRequest(f"order must be 'asc' or 'desc', not {shorten(order)}.", param="order")
-        items = stored.inputs if order == "asc" else stored.inputs[::-1]
+        items = inputs if order == "asc" else inputs[::-1]
         rest = _after(items, request.query_params.get("after"))
         page = rest[: _limit(request)]
         return json_response(
@@ -207,6 +211,6 @@ def _after(items: list[Item], name: str | None) -> list[Item]:
 
 def _limit(request: Request) -> int:
     given = request.query_params.get("limit", str(_USUAL_ITEMS))
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:9]) <= _MOST_ITEMS:
+    if not given.isascii() or not given.isdigit() or len(given) > 9 or not 1 <= int(given) <= _MOST_ITEMS:
         raise InvalidRequest(f"limit must be from 1 to {_MOST_ITEMS}, not {shorten(given)}.", param="limit")
     return int(given)

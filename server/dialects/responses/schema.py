@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from server.parameters import Body, Stops
+from server.parameters import Body, Many, Stops, at_most
 
 MAX_NAME = 1024  # of a salt or a session
 MAX_LOGPROBS = 20
@@ -22,13 +22,14 @@ class TextConfig(Body):
 
 def _checked_metadata(value: dict[str, str]) -> dict[str, str]:
     """Not by pydantic's own limits, which refuse lone surrogates."""
-    if len(value) > MAX_METADATA:
-        raise ValueError(f"must have at most {MAX_METADATA} entries")
     if any(len(key) > MAX_METADATA_KEY or len(text) > MAX_METADATA_VALUE for key, text in value.items()):
         raise ValueError(
             f"must have keys of at most {MAX_METADATA_KEY} characters, and values of at most {MAX_METADATA_VALUE}"
         )
     return value
+
+
+Metadata = Annotated[dict[str, str], AfterValidator(_checked_metadata), at_most(MAX_METADATA)]
 
 
 class PromptFields(Body):
@@ -38,7 +39,7 @@ class PromptFields(Body):
     input: Any = None
     instructions: str | None = None
     previous_response_id: str | None = None
-    tools: tuple[dict[str, Any], ...] = ()
+    tools: Many[dict[str, Any]] = ()
     tool_choice: Any = None
     parallel_tool_calls: bool = True
     text: TextConfig | None = None
@@ -53,9 +54,9 @@ class ResponseRequest(PromptFields):
     max_output_tokens: int | None = Field(None, ge=1)
     temperature: float | None = None
     top_p: float | None = None
-    include: tuple[str, ...] = ()
+    include: Many[str] = ()
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
-    metadata: Annotated[dict[str, str], AfterValidator(_checked_metadata)] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     prompt_cache_key: str | None = Field(None, max_length=MAX_NAME)
     top_k: int | None = Field(None, ge=-1)
     min_p: float | None = None

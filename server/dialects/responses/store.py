@@ -19,6 +19,7 @@ MAX_RESPONSES = 1024
 MAX_BYTES = 64 << 20
 KEEP_SECONDS = 3600.0  # since it was last asked for
 _ENTRY_BYTES = 1000  # of a turn, beside its items
+_ITEM_BYTES = 300  # of an item, beside its text
 
 Item = dict[str, Any]
 Key = tuple[str, str]  # whose, and the id
@@ -40,7 +41,7 @@ class Turn:
     @property
     def num_bytes(self) -> int:
         """About what it takes."""
-        return _ENTRY_BYTES + sum(map(len, self.items))
+        return _ENTRY_BYTES + sum(map(len, self.items)) + _ITEM_BYTES * len(self.items)
 
     def back(self) -> "Iterator[Turn]":
         """This one, then those before it."""
@@ -99,6 +100,8 @@ class ResponseStore:
     def put(self, owner: str, response_id: str, stored: Stored) -> None:
         """Keep a response. One that is larger than all there may be is not kept."""
         self._drop((owner, response_id))
+        if len(stored.response) + sum(turn.num_bytes for turn in stored.turn.back()) > self._max_bytes:
+            return  # others would be gone before this one is
         self._stored[owner, response_id] = stored, self._clock()
         self._num_bytes += len(stored.response)
         for turn in stored.turn.back():

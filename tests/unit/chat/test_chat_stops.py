@@ -1,5 +1,6 @@
 """Stop strings: nothing of a stop leaks, nothing else is lost, and portions do not matter."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -85,6 +86,16 @@ def test_before_min_tokens_stops_are_not_seen() -> None:
     assert watch.feed("ND ") == "ND "
     assert watch.feed("END") == ""
     assert watch.matched == "END"
+
+
+def test_many_answers_with_the_same_stops() -> None:
+    """Each with an automaton of its own took twelve seconds and two gigabytes."""
+    stops = tuple(f"{n}" * 250 for n in range(100, 132))
+    begun = time.monotonic()
+    answers = [StopStrings(stops) for _ in range(1000)]
+    assert time.monotonic() - begun < 1
+    answers[0].feed("100")
+    assert [answer.feed("x") for answer in answers[1:]] == ["x"] * 999
 
 
 def test_many_long_stops() -> None:

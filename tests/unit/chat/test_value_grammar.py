@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.constraints.constraints import Constraints
 from engine.types import Constraint
+from server.chat.answer_form import TextForm, json_of
 from server.chat.call_formats import CallFormat, call_grammar_of, call_parser
 from server.chat.call_grammar import function_of, held_calls, single_value, whole_answer
 from server.chat.call_markup import HELD_VALUE_CLOSE as CLOSE
@@ -40,6 +41,25 @@ def test_text_ends_with_the_first_line_that_closes_it() -> None:
         text = "".join(pieces[number // len(pieces) ** i % len(pieces)] for i in range(4)) + CLOSE
         end = text.index(CLOSE) + len(CLOSE)
         assert (pattern.fullmatch(text) is not None) == (end == len(text)), text
+
+
+@pytest.mark.parametrize("call_format", CallFormat)
+@pytest.mark.parametrize("several", [False, True])
+def test_calls_or_json_in_their_stead(call_format: CallFormat, several: bool) -> None:
+    grammar = call_grammar_of(call_format)
+    text = {
+        CallFormat.XML: "<function=f>\n<parameter=n>\n5\n</parameter>\n</function>",
+        CallFormat.HERMES: '{"name": "f", "arguments": {"n": 5}}',
+    }[call_format]
+    call = f"<tool_call>\n{text}\n</tool_call>"
+    functions = [grammar.function_of(tool({"n": {"type": "integer"}}, required=["n"]), "t", True)]
+    form = TextForm("json_schema", {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}, "p")
+    whole = grammar.whole_answer(functions, several, json_of(form))
+    assert admits(whole, call)
+    assert admits(whole, '{"a": "<tool_call>"}')
+    assert admits(whole, f"{call}\n{call}") == several
+    for other in ("", "I look.", '{"a": 5}', call.replace("5", "x"), f'{{"a": "x"}}\n{call}', f'{call}\n{{"a": "x"}}'):
+        assert not admits(whole, other)
 
 
 @pytest.mark.parametrize(

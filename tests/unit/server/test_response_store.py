@@ -70,6 +70,18 @@ def test_one_that_is_too_large_is_not_kept(store: ResponseStore) -> None:
     assert store.num_bytes == 0
 
 
+def test_one_that_is_too_large_pushes_nothing_out(store: ResponseStore) -> None:
+    store.put("me", "a", stored("a"))
+    store.put("another", "b", stored("b", size=30_000))
+    store.put("another", "c", stored("c", before=stored("d", size=19_000).turn))
+    assert store.get("me", "a")
+    assert len(store) == 1
+
+
+def test_small_items_cost_more_than_their_text() -> None:
+    assert Turn.of([item(f"{n}") for n in range(1000)], None).num_bytes > 300_000
+
+
 def test_what_several_hold_counts_once(store: ResponseStore) -> None:
     first = stored("a", size=12_000)
     store.put("me", "a", first)
