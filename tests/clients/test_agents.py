@@ -86,7 +86,8 @@ def check_done(agent: Agent, run: Run, repository: Path) -> None:
 def check_requests(agent: Agent, proxy: FaultProxy, fault: Fault) -> None:
     is_sent_again = fault.refused or fault.is_cut
     *first, call = proxy.turns("call")
-    [text] = proxy.turns("text")
+    text, *more = proxy.turns("text")
+    assert not more or agent.may_call_again
     assert len(first) == is_sent_again
     assert len(proxy.turns("side")) == agent.num_side_requests
     assert {exchange.status for exchange in proxy.exchanges if exchange not in first} == {200}

@@ -70,6 +70,7 @@ class Agent:
     num_side_requests: int = 0
     goes_on_after_cut: bool = True
     may_keep_half_call: bool = False  # after a cut it stands in the history beside the whole one, as one that failed
+    may_call_again: bool = False  # before it comes to the text
     has_history: bool = True  # its second prompt begins with its first
     streams: bool = True
     prefix: tuple[str, ...] = ()  # what starts its command
@@ -176,16 +177,18 @@ AGENTS = (
         dialect=_RESPONSES,
         held=_held(_RESPONSES, "exec_command", {"cmd": COMMAND}),
         report=_codex,
+        may_call_again=True,
         overflow="ran out of room in the model's context window",
     ),
     Agent(
         name="claude-code",
         package="@anthropic-ai/claude-code",
         command="claude",
-        arguments=("--allowedTools=Bash", "--max-turns=6", "--output-format=stream-json", "--verbose", "-p"),
+        arguments=("--allowedTools=Bash", "--max-turns=60", "--output-format=stream-json", "--verbose", "-p"),
         dialect=_MESSAGES,
         held=_held(_MESSAGES, "Bash", {"command": COMMAND}),
         report=_claude_code,
+        may_call_again=True,
         overflow="Prompt is too long",
     ),
     Agent(

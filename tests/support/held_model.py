@@ -13,6 +13,9 @@ Json = dict[str, Any]
 Turn = Literal["call", "text", "side"]
 
 FEW_TOKENS = 64  # more than the texts here have
+# Beside a form of its answer the model may call: whether it does is drawn, until it says the text.
+EVENLY: Json = {"temperature": 100, "top_p": 1, "top_k": -1}
+MANY_TOKENS = 400
 RETRY_LATER = "overloaded, try again in 2s"
 
 
@@ -69,7 +72,7 @@ class Dialect(Wire, Protocol):
         """The fields that make the answer a call."""
 
     def must_say(self, body: Json, script: Script) -> Json:
-        """The fields that make the answer a text."""
+        """The fields that make the answer a text, or let it be one."""
 
     def short(self) -> Json:
         """The fields that keep an answer short."""
@@ -138,8 +141,7 @@ class Chat:
         return {"tool_choice": {"type": "function", "function": {"name": script.tool}}}
 
     def must_say(self, body: Json, script: Script) -> Json:
-        schema = {"name": "text", "schema": {"enum": [script.text]}}
-        return {"tool_choice": "auto", "response_format": {"type": "json_schema", "json_schema": schema}}
+        return {"tool_choice": "auto", "structured_outputs": {"choice": [script.text]}}
 
     def short(self) -> Json:
         return {"max_tokens": FEW_TOKENS}
@@ -184,7 +186,13 @@ class Responses:
 
     def must_say(self, body: Json, script: Script) -> Json:
         form = {"type": "json_schema", "name": "text", "schema": {"enum": [script.text]}}
-        return {"tool_choice": "auto", "text": {"format": form}}
+        return {
+            "tool_choice": "auto",
+            "parallel_tool_calls": False,
+            "text": {"format": form},
+            "max_output_tokens": MANY_TOKENS,
+            **EVENLY,
+        }
 
     def short(self) -> Json:
         return {"max_output_tokens": FEW_TOKENS}
@@ -216,8 +224,14 @@ class Messages:
         return {"tool_choice": {"type": "tool", "name": script.tool}}
 
     def must_say(self, body: Json, script: Script) -> Json:
-        form = {"type": "json_schema", "schema": {"enum": [script.text]}}
-        return {"tool_choice": {"type": "auto"}, "output_config": {**body.get("output_config", {}), "format": form}}
+        choice = {"type": "auto", "disable_parallel_tool_use": True}
+        form = {"format": {"type": "json_schema", "schema": {"enum": [script.text]}}}
+        return {
+            "tool_choice": choice,
+            "output_config": {**body.get("output_config", {}), **form},
+            "max_tokens": MANY_TOKENS,
+            **EVENLY,
+        }
 
     def short(self) -> Json:
         return {"max_tokens": FEW_TOKENS}
