@@ -30,6 +30,7 @@ ABSENT: Mapping[str, str] = {
     "/v1/images/{rest:path}": _NO_IMAGES,
     **dict.fromkeys(("/v1/rerank", "/rerank", "/reranking", "/v1/moderations", "/score", "/v1/score"), _NO_RANKING),
     **dict.fromkeys(("/v1/files", "/v1/batches", "/v1/fine_tuning/jobs", "/v1/messages/batches"), _NO_FILES),
+    "/v1/messages/batches/{rest:path}": _NO_FILES,
     "/v1/responses/compact": _NO_COMPACTION,
     **dict.fromkeys(("/v1/conversations", "/v1/conversations/{rest:path}"), _NO_CONVERSATIONS),
     **dict.fromkeys(("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/lora-adapters"), _NO_ADAPTERS),
@@ -67,16 +68,24 @@ def not_offered(what: str) -> ApiError:
         status=501,
         type="not_supported_error",
         code="unsupported_feature",
+        headers={"x-should-retry": "false"},  # the makers' clients try everything from 500 on again
     )
 
 
-_MEDIA = frozenset({"image", "image_url", "input_image", "document", "file", "input_file", "input_audio", "audio"})
+_MEDIA = frozenset(
+    {
+        *("image", "image_url", "input_image", "input_audio", "audio"),
+        *("document", "file", "input_file", "browser_state"),
+    }
+)
 
 
 def unseen(kind: object) -> str | None:
-    """What the model is told in place of a picture or file in a tool's result; None for what is neither.
+    """What the model is told in place of a picture or file in a tool's result or an earlier message; None for what is
+    neither.
 
-    Agents look at pictures of their own accord. The result stays in the conversation, so a refusal would be its end.
+    Agents look at pictures of their own accord, and what was said comes with every later request: a refusal would be
+    the conversation's end.
     """
     known = isinstance(kind, str) and kind in _MEDIA
     return f"[Left out: a part of the type {kind}. You can read only text.]" if known else None

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from server.errors import ApiError, InvalidRequest
 from server.json_text import MAX_DEPTH, depth_of, finite
 from server.sse import ClientGone
+from server.validation import shorten
 
 
 async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
@@ -21,6 +22,7 @@ async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
         ClientGone: the client left while sending it.
     """
     _check_content_type(request)
+    _check_encoding(request)
     body = await _read(request, max_bytes)
     try:
         value = json.loads(body, parse_constant=_refuse_constant, parse_float=finite)
@@ -60,6 +62,17 @@ def _check_content_type(request: Request) -> None:
         type="invalid_request_error",
         code="unsupported_media_type",
     )
+
+
+def _check_encoding(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise ApiError(
+            f"Send the body as it is: the Content-Encoding {shorten(encoding)} is not supported.",
+            status=415,
+            type="invalid_request_error",
+            code="unsupported_content_encoding",
+        )
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

@@ -10,10 +10,10 @@ from server.absent import unreadable_part, unseen
 from server.errors import InvalidRequest
 
 
-def flat_text(content: Any, path: str, kinds: Mapping[str, str], is_result: bool = False) -> str:
+def flat_text(content: Any, path: str, kinds: Mapping[str, str], leaves_out: bool = False) -> str:
     """Flat text from a string, a list of text parts, or nothing. `kinds` are the members that hold the text.
 
-    In a tool's result a sentence takes the place of what is no text, see `unseen`.
+    With `leaves_out` a sentence takes the place of a picture or file, see `unseen`.
 
     Raises:
         InvalidRequest: names the part that is none, or no text; `path` is where the content stands.
@@ -22,15 +22,15 @@ def flat_text(content: Any, path: str, kinds: Mapping[str, str], is_result: bool
         return content or ""
     if not isinstance(content, list):
         raise InvalidRequest(f"{path} must be text or a list of parts.", param=path)
-    return "".join(_part(part, f"{path}[{index}]", kinds, is_result) for index, part in enumerate(content))
+    return "".join(_part(part, f"{path}[{index}]", kinds, leaves_out) for index, part in enumerate(content))
 
 
-def _part(part: Any, path: str, kinds: Mapping[str, str], is_result: bool) -> str:
+def _part(part: Any, path: str, kinds: Mapping[str, str], leaves_out: bool) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, dict) else None
     member = kinds.get(kind) if isinstance(kind, str) else None
-    if member is None and is_result and (sentence := unseen(kind)):
+    if member is None and leaves_out and (sentence := unseen(kind)):
         return sentence
     if member is None:
         raise unreadable_part(kind, path)

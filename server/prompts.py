@@ -113,14 +113,22 @@ class PromptEncoder:
         except TemplateError as error:
             raise InvalidRequest(f"{error}.", param="messages") from error
         ends = [end for _, end in rendered.control_spans]
+        messages, num_unfinished = conversation.messages, int(conversation.continue_final_message)
         opening = rendered.text[ends[-1] :] if ends else ""
+        if num_unfinished:
+            opening = opening.removesuffix(messages[-1].content)
         num_openings = sum(rendered.text.startswith(opening, end) for end in ends)
-        num_answers = sum(message.role == "assistant" for message in conversation.messages)
-        # Where the next answer would begin, all others began. A template that writes them in another way has no replay.
+        num_answers = sum(message.role == "assistant" for message in messages) - num_unfinished
+        # Where the next answer begins, all others began. A template that writes them in another way has no replay.
         if self._history is None or num_openings != num_answers + 1:
             ids, boundaries = tokenizer.encode_prompt(rendered)
             return Prompt(tuple(ids), tuple(boundaries))
-        replay = Replay(self._history, salt, conversation.messages, tokenizer.encode(opening, parse_special=False))
+        replay = Replay(
+            self._history,
+            salt,
+            messages[: len(messages) - num_unfinished],
+            tokenizer.encode(opening, parse_special=False),
+        )
 
         def known(text: str, before: Sequence[int]) -> Sequence[int] | None:
             return replay.next_answer(before) if text.startswith(opening) else None

@@ -134,10 +134,12 @@ def test_a_conversation_with_results() -> None:
                 {"type": "text", "text": "Well?"},
             ],
         },
-        system=[{"type": "text", "text": "You are "}, {"type": "text", "text": "kind."}],
+        system=[{"type": "text", "text": "You are kind."}, {"type": "text", "text": "And brief."}],
         tools=[TOOL],
     )
-    places = [prompt.index(text) for text in ("You are kind.", "Rain?", "Be brief.", "I look.", "Oslo", "Rome")]
+    places = [
+        prompt.index(text) for text in ("You are kind.\nAnd brief.", "Rain?", "Be brief.", "I look.", "Oslo", "Rome")
+    ]
     assert places == sorted(places)
     assert prompt.index("rain") < prompt.index("sun") < prompt.index("Well?")
     assert "hm" not in prompt.replace("them", "")
@@ -251,6 +253,37 @@ def test_a_watchdog_that_passes_over_pings_stays_calm(answer: str) -> None:
     assert stops == list(range(len(starts)))
 
 
+def test_no_text_is_opened_where_it_has_to_be_of_a_form_and_a_call_may_come() -> None:
+    """Anthropic's own client reads every block of text as the form, the one that a life sign would open too."""
+    api = Api(say(CALL, before=LONG))
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    body = {"messages": [USER], "max_tokens": 500, "stream": True, "tools": [TOOL], "output_config": {"format": form}}
+    sent = run(post(api.app, PATH, json.dumps(body).encode()))
+    events = events_of(b"".join(message.get("body", b"") for _, message in sent).decode())
+    starts = [event["content_block"]["type"] for event in events if event["type"] == "content_block_start"]
+    assert starts == ["tool_use"]
+    assert [event["type"] for event in events][:3] == ["message_start", "ping", "ping"]
+
+
+def test_a_failure_without_a_word_is_told() -> None:
+    def prompt(**result: Any) -> str:
+        call = {"type": "tool_use", "id": "c", "name": "weather", "input": {}}
+        block = {"type": "tool_result", "tool_use_id": "c", **result}
+        return prompt_of(USER, {"role": "assistant", "content": [call]}, {"role": "user", "content": [block]})
+
+    assert "tool\nThe tool failed and said nothing.<" in prompt(is_error=True)
+    assert prompt(is_error=True, content="boom") == prompt(content="boom")
+    assert "failed" not in prompt()
+
+
+@pytest.mark.parametrize("tool", [{"type": "web_search_20250305", "name": "web_search"}, {"type": "bash_20250124"}])
+def test_tools_that_are_all_the_makers_are_refused(tool: Any) -> None:
+    """Claude Code asks so for a search, and takes whatever comes for what was found."""
+    response = Api().post(PATH, {"messages": [USER], "max_tokens": 5, "tools": [tool]})
+    assert response.status_code == 400
+    assert f"tools[0].type '{tool['type']}'" in response.json()["error"]["message"]
+
+
 def test_two_turns_of_a_real_conversation_share_their_beginning() -> None:
     """The second request of a captured conversation goes on where the first one ended."""
     data = Path(__file__).parent / "data" / "anthropic"
@@ -309,7 +342,7 @@ def test_texts_that_stand_in_other_blocks_are_read() -> None:
     prompt = prompt_of(
         {"role": "user", "content": blocks}, {"role": "user", "content": [{"type": "compaction", "content": "D"}]}
     )
-    assert "Title A\nText AText BTitle C\nhere\nText C" in prompt
+    assert "Title A\nText A\nText B\nTitle C\nhere\nText C" in prompt
     assert "user\nD" in prompt
 
 

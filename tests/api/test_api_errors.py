@@ -160,6 +160,18 @@ def test_much_that_is_wrong_takes_no_longer(path: str, body: Any, param: str) ->
     assert param in response.text
 
 
+def test_a_body_that_is_packed() -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    error = error_of(Api().request("POST", CHAT, content=b"\x1f\x8b", headers=headers), 415)
+    assert "'gzip'" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny-qwen-coder", "/api/v0/models", "/api/tags"])
+def test_what_can_be_fetched_can_be_looked_for(path: str) -> None:
+    response = Api().request("HEAD", path)
+    assert response.status_code == 200
+
+
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded"])
 def test_content_type(media_type: str) -> None:
     error = error_of(Api().request("POST", CHAT, content=b"{}", headers={"content-type": media_type}), 415)

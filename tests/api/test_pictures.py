@@ -67,8 +67,9 @@ def test_what_a_tool_brings_and_the_model_cannot_see(dialect: Any, part: Any) ->
     api = Api()
     response = api.post(*dialect(part))
     assert response.status_code == 200, response.text
-    prompt = TOKENIZER.decode(api.asked.prompt_ids, skip_special_tokens=False)
-    assert f"Here: [Left out: a part of the type {part['type']}. You can read only text.]" in prompt
+    prompt = prompt_of(api)
+    assert f"[Left out: a part of the type {part['type']}. You can read only text.]" in prompt
+    assert "Here: " in prompt
     assert DATA not in prompt
 
 
@@ -83,4 +84,44 @@ def test_a_document_of_text_is_read() -> None:
     api = Api()
     document = {"type": "document", "title": "T", "source": {"type": "text", "data": "said"}}
     assert api.post(*messages(document)).status_code == 200
-    assert "Here: T\nsaid" in TOKENIZER.decode(api.asked.prompt_ids, skip_special_tokens=False)
+    assert "Here: \nT\nsaid" in prompt_of(api)
+
+
+def test_a_picture_inside_a_document() -> None:
+    api = Api()
+    parts = [{"type": "image", "source": BASE64}, {"type": "text", "text": "below"}]
+    document = {"type": "document", "source": {"type": "content", "content": parts}}
+    assert api.post(*messages(document)).status_code == 200
+    assert "You can read only text.]\nbelow" in prompt_of(api)
+
+
+@pytest.mark.parametrize("part", [{"type": "image", "source": BASE64}, {"type": "document", "source": BASE64}])
+def test_what_claude_code_puts_beside_a_result(part: Any) -> None:
+    """The pages of a file that its `Read` opens."""
+    path, body = messages({"type": "text", "text": "read"})
+    body["messages"][-1]["content"].append(part)
+    api = Api()
+    assert api.post(path, body).status_code == 200
+    assert f"a part of the type {part['type']}." in prompt_of(api)
+
+
+SAID: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/chat/completions", {"type": "image_url", "image_url": {"url": URL}}),
+    ("/v1/messages", {"type": "image", "source": BASE64}),
+    ("/v1/responses", {"type": "input_image", "image_url": URL}),
+]
+
+
+@pytest.mark.parametrize(("path", "part"), SAID)
+def test_what_was_refused_once_does_not_end_the_conversation(path: str, part: Any) -> None:
+    picture, text = {"role": "user", "content": [part]}, {"role": "user", "content": "Go on without."}
+    api = Api()
+    for said, status in (([picture], 400), ([text, picture], 400), ([picture, text], 200)):
+        given = {"input": said} if path.endswith("responses") else {"messages": said, "max_tokens": 9}
+        assert api.post(path, given).status_code == status
+    assert f"a part of the type {part['type']}." in prompt_of(api)
+
+
+def prompt_of(api: Api) -> str:
+    """What the model was last asked."""
+    return TOKENIZER.decode(api.asked.prompt_ids, skip_special_tokens=False)

@@ -3,7 +3,7 @@
 Knows the schema and the conversation, nothing of tokens or sampling.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from server.absent import unreadable_part, unseen
@@ -27,7 +27,7 @@ _LEFT_OUT = frozenset(
         "fallback",
     }
 )
-_TEXT_SOURCES = ("text", "content")
+_FAILED = "The tool failed and said nothing."
 _SERVERS_RESULT = "_tool_result"
 
 
@@ -53,41 +53,40 @@ class ConversationReader:
         system = self._text_of(body.system, "system")
         messages = [Message("system", system)] if system else []
         for index, message in enumerate(body.messages):
-            messages += self._messages(message, f"messages[{index}]")
+            is_earlier = index < len(body.messages) - 1
+            messages += self._messages(message, f"messages[{index}]", is_earlier)
         is_unfinished = body.messages[-1].role == "assistant"
         return Conversation(tuple(messages), self._offer.tools, continue_final_message=is_unfinished)
 
-    def _messages(self, message: MessageBody, path: str) -> Iterator[Message]:
+    def _messages(self, message: MessageBody, path: str, is_earlier: bool) -> Iterator[Message]:
         """One message as the model knows them: results are messages of their own, and come before the text beside
-        them. A system message may hold nothing but settings."""
+        them. A system message may hold nothing but settings. Pictures beside a result are what the tool brought."""
         texts: list[str] = []
         calls: list[ToolCall] = []
         num_results = 0
-        for place, block in blocks_of(message.content, f"{path}.content"):
+        blocks = [*blocks_of(message.content, f"{path}.content")]
+        leaves_out = is_earlier or any(block.get("type") == "tool_result" for _, block in blocks)
+        for place, block in blocks:
             match block.get("type"):
                 case "tool_use" if message.role == "assistant":
                     calls.append(_call(block, place))
                 case "tool_result" if message.role == "user":
                     num_results += 1
-                    text = "".join(self._result(*part) for part in blocks_of(block.get("content"), f"{place}.content"))
+                    text = self._text_of(block.get("content"), f"{place}.content", leaves_out=True)
+                    if not text and block.get("is_error") is True:
+                        text = _FAILED
                     yield Message("tool", text, (), id_of(block, "tool_use_id"))
                 case _:
-                    texts.append(self._text(block, place))
-        text = "".join(texts)
+                    texts.append(self._text(block, place, leaves_out))
+        text = "".join(texts) if message.role == "assistant" else _apart(texts)
         if text or not (num_results or message.role == "system"):
             yield Message(message.role, text, tuple(calls))
 
-    def _result(self, path: str, block: Block) -> str:
-        """What a block of a tool's result says."""
-        kind, source = block.get("type"), block.get("source")
-        is_text = kind == "document" and isinstance(source, dict) and source.get("type") in _TEXT_SOURCES
-        return self._text(block, path) if is_text else unseen(kind) or self._text(block, path)
+    def _text_of(self, content: Any, path: str, leaves_out: bool = False) -> str:
+        return _apart(self._text(block, place, leaves_out) for place, block in blocks_of(content, path))
 
-    def _text_of(self, content: Any, path: str) -> str:
-        return "".join(self._text(block, place) for place, block in blocks_of(content, path))
-
-    def _text(self, block: Block, path: str) -> str:
-        """What a block says, as text."""
+    def _text(self, block: Block, path: str, leaves_out: bool) -> str:
+        """What a block says, as text; with `leaves_out` a sentence takes a picture's place."""
         kind = block.get("type")
         match kind:
             case "text":
@@ -101,21 +100,29 @@ class ConversationReader:
             case "compaction":
                 return string_of(block, "content", path) if block.get("content") is not None else ""
             case "search_result":
-                return headed(block, ("title", "source"), self._text_of(block.get("content"), f"{path}.content"))
+                return headed(
+                    block, ("title", "source"), self._text_of(block.get("content"), f"{path}.content", leaves_out)
+                )
             case "document":
-                return headed(block, ("title", "context"), self._document(block.get("source"), f"{path}.source"))
+                return headed(
+                    block, ("title", "context"), self._document(block.get("source"), f"{path}.source", leaves_out)
+                )
             case "tool_use" | "tool_result":
                 raise InvalidRequest(f"{path} is a {kind}, which has no place here.", param=f"{path}.type")
         if isinstance(kind, str) and (kind in _LEFT_OUT or kind.endswith(_SERVERS_RESULT)):
             return ""
+        if leaves_out and (sentence := unseen(kind)):
+            return sentence
         raise unreadable_part(kind, path)
 
-    def _document(self, source: Any, path: str) -> str:
+    def _document(self, source: Any, path: str, leaves_out: bool) -> str:
         kind = source.get("type") if isinstance(source, dict) else None
         if kind == "text":
             return string_of(source, "data", path)
         if kind == "content":
-            return self._text_of(source.get("content"), f"{path}.content")
+            return self._text_of(source.get("content"), f"{path}.content", leaves_out)
+        if leaves_out and (sentence := unseen("document")):
+            return sentence
         raise unreadable_part(kind, path)
 
     def _reference(self, name: str) -> str:
@@ -135,6 +142,12 @@ class ConversationReader:
     def _tell(self, tool: Tool) -> str:
         self._told_of[tool.name] = tool
         return announced(tool)
+
+
+def _apart(texts: Iterable[str]) -> str:
+    """Texts that each stand by themselves: a line ends between two."""
+    said = [text for text in texts if text]
+    return "".join(text if text.endswith("\n") else f"{text}\n" for text in said[:-1]) + "".join(said[-1:])
 
 
 def _referred(tool: Any, path: str) -> str:

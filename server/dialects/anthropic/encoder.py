@@ -26,7 +26,10 @@ _PING = data_event(to_json({"type": "ping"}), "ping")
 class MessageEncoder:
     """Encodes one answer. Its life signs are part of the message, so both are written by the same object."""
 
-    def __init__(self, request_id: str, model: str, max_model_len: int) -> None:
+    def __init__(self, request_id: str, model: str, max_model_len: int, opens_text: bool = True) -> None:
+        """With `opens_text` a life sign may open a block of text before there is any: not where a text has to be of a
+        form, and a call may come in its stead."""
+        self._opens_text = opens_text
         self._head = {"id": f"msg_{request_id}", "type": "message", "role": "assistant", "model": model}
         self._max_model_len = max_model_len
         self._started = False
@@ -49,6 +52,8 @@ class MessageEncoder:
         if self._finished:
             return COMMENT
         sign = self._start(generation)
+        if self._open is None and not self._opens_text:
+            return sign + _PING
         sign += self._begin({"type": _TEXT, "text": ""}) if self._open is None else _PING
         return sign + self._more("")
 

@@ -60,7 +60,9 @@ async def messages(request: Request) -> Response:
         told_tools=asked.told_tools,
     )
     generation = await ask(request, question)
-    encoder = MessageEncoder(record_of(request).request_id, model, service.engine.info.max_model_len)
+    may_call_instead = question.form is not None and bool(asked.conversation.tools or asked.told_tools)
+    max_model_len = service.engine.info.max_model_len
+    encoder = MessageEncoder(record_of(request).request_id, model, max_model_len, opens_text=not may_call_instead)
     return await answer(request, generation, encoder, body.stream)
 
 

@@ -36,11 +36,12 @@ NO_OFFER = Offer((), {})
 
 
 def offer_of(tools: tuple[ToolBody, ...], warnings: WarnOnce) -> Offer:
-    """What a request offers. Tools of the maker's models and servers do not exist here and are passed over.
+    """What a request offers. Tools of the maker's models and servers do not exist here and are passed over, but not
+    where nothing else is on offer: Claude Code asks so for a search, and would take an answer for what was found.
 
     None is deferred where nothing on offer could find it: where there is no other tool, or a search that is not here.
     Raises:
-        InvalidRequest: names the tool that is none.
+        InvalidRequest: names the tool that is none, or does not exist here.
     """
     is_found_here = not any(tool.type.startswith(_SERVERS_SEARCH) for tool in tools)
     may_wait = is_found_here and any(tool.type == _CLIENTS_OWN and not tool.defer_loading for tool in tools)
@@ -54,6 +55,12 @@ def offer_of(tools: tuple[ToolBody, ...], warnings: WarnOnce) -> Offer:
             deferred[tool.name] = tool
         else:
             offered.append(tool)
+    if tools and not offered and not deferred:
+        raise InvalidRequest(
+            f"tools[0].type {shorten(tools[0].type)} does not exist here, and the request offers no other tool.",
+            param="tools[0].type",
+            code="unsupported_parameter",
+        )
     return Offer(tuple(offered), deferred)
 
 

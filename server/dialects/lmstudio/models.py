@@ -46,6 +46,8 @@ def lmstudio_router() -> APIRouter:
     one, all_of_them = described(answer=ModelEntry), described(answer=ModelList)
     router.add_api_route("/api/v0/models", list_models, methods=["GET"], openapi_extra=all_of_them)
     router.add_api_route("/api/v0/models/{model_id:path}", show_model, methods=["GET"], openapi_extra=one)
+    for path, look in (("", list_models), ("/{model_id:path}", show_model)):
+        router.add_route(f"/api/v0/models{path}", look, methods=["HEAD"], include_in_schema=False)
     return router
 
 

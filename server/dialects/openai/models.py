@@ -53,6 +53,7 @@ def models_router() -> APIRouter:
     ):
         router.add_api_route(f"/v1{path}", endpoint, methods=["GET"], openapi_extra=extra)
         router.add_route(path, endpoint, methods=["GET"], include_in_schema=False)
+        router.add_route(f"/v1{path}", endpoint, methods=["HEAD"], include_in_schema=False)
     for path in ("/v1/models/", "/models/"):
         router.add_route(path, list_models, methods=["GET"], include_in_schema=False)
     router.routes.sort(key=lambda route: "{" in getattr(route, "path", ""))  # the list before what could be a name

@@ -82,9 +82,10 @@ def conversation_of(
     """
     messages = [Message("system", instructions)] if instructions else []
     for index, item in enumerate(earlier):
-        messages += _messages(item, f"previous_response_id, item {index}", warn)
-    for index, item in enumerate(items):
-        messages += _messages(item, f"input[{index}]", warn)
+        messages += _messages(item, f"previous_response_id, item {index}", warn, is_earlier=True)
+    new = [*items]
+    for index, item in enumerate(new):
+        messages += _messages(item, f"input[{index}]", warn, is_earlier=index < len(new) - 1)
     if not messages:
         raise InvalidRequest("input must have an item that says something.", param="input")
     return Conversation(tuple(_turns(_with_one_system(messages))), tools)
@@ -118,18 +119,18 @@ def _turns(messages: Iterable[Message]) -> Iterator[Message]:
         yield last
 
 
-def _messages(item: Item, path: str, warnings: WarnOnce) -> Iterator[Message]:
+def _messages(item: Item, path: str, warnings: WarnOnce, is_earlier: bool) -> Iterator[Message]:
     """The message that an item is; none for what this model has no use for."""
     match item.get("type"):
         case "message":
-            yield _message(item, path)
+            yield _message(item, path, is_earlier)
         case "function_call":
             arguments = past_arguments(item.get("arguments") or "", f"{path}.arguments")
             yield _call(item, arguments, path)
         case "custom_tool_call":
             yield _call(item, {INPUT: flat_text(item.get("input"), f"{path}.input", {})}, path)
         case "function_call_output" | "custom_tool_call_output":
-            output = flat_text(item.get("output"), f"{path}.output", _PARTS, is_result=True)
+            output = flat_text(item.get("output"), f"{path}.output", _PARTS, leaves_out=True)
             yield Message("tool", output, (), _string(item, "call_id", path))
         case str(kind) if kind in _PASSED_OVER:
             if warnings.first(f"item {kind}"):
@@ -142,13 +143,13 @@ def _messages(item: Item, path: str, warnings: WarnOnce) -> Iterator[Message]:
             raise InvalidRequest(f"{path}.type {shorten(kind)} is not known here.", param=f"{path}.type")
 
 
-def _message(item: Item, path: str) -> Message:
+def _message(item: Item, path: str, is_earlier: bool) -> Message:
     role = item.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise InvalidRequest(
             f"{path}.role must be one of {', '.join(map(repr, _ROLES))}, not {shorten(role)}.", param=f"{path}.role"
         )
-    return Message(_ROLES[role], flat_text(item.get("content"), f"{path}.content", _PARTS))
+    return Message(_ROLES[role], flat_text(item.get("content"), f"{path}.content", _PARTS, is_earlier))
 
 
 def _call(item: Item, arguments: Mapping[str, Any], path: str) -> Message:

@@ -158,6 +158,18 @@ def test_later_answers_follow_replayed_ones(model: ServedModel) -> None:
         messages += [message(f"answer {turn} "), QUESTION]
 
 
+def test_answers_before_an_unfinished_one_come_back_in_their_own_tokens(model: ServedModel) -> None:
+    history = History()
+    first = _render(model, history, QUESTION)
+    history.remember("", first.ids, answer([65, 32], "a "))
+    unfinished = Conversation((QUESTION, message("a"), QUESTION, message("{")), continue_final_message=True)
+    prompt = PromptEncoder(model, history)._render(unfinished, "")
+    assert prompt.num_replayed == 1
+    assert prompt.ids[: len(first.ids) + 2] == (*first.ids, 65, 32)
+    plain = PromptEncoder(model)._render(unfinished, "")
+    assert prompt.ids[len(first.ids) + 2 :] == plain.ids[len(first.ids) + 1 :]
+
+
 def test_an_unfinished_answer_is_text(model: ServedModel) -> None:
     history = History()
     history.remember("", _render(model, history, QUESTION).ids, answer([65], "a"))
