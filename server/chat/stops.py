@@ -26,7 +26,6 @@ class StopStrings:
     The stop that is complete first wins, the longest one where several end together; so the outcome does not depend on
     how the text is portioned. Nothing of the winning stop is released (all of it with `include_stop`), nor anything
     after it. Held back is only the longest tail of the text that is the beginning of some stop.
-
     """
 
     def __init__(self, stops: tuple[str, ...], include_stop: bool = False) -> None:

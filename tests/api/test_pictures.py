@@ -122,6 +122,29 @@ def test_what_was_refused_once_does_not_end_the_conversation(path: str, part: An
     assert f"a part of the type {part['type']}." in prompt_of(api)
 
 
+@pytest.mark.parametrize(("path", "part"), SAID)
+def test_a_message_after_the_result_shows_what_the_tool_brought(path: str, part: Any) -> None:
+    """As opencode and Qwen Code do it: chat completions have no place for a picture in a result."""
+    dialect = {"/v1/chat/completions": chat, "/v1/messages": messages, "/v1/responses": responses}[path]
+    path, body = dialect({"type": "input_text" if dialect is responses else "text", "text": "see below"})
+    said = body["input" if dialect is responses else "messages"]
+    said.append({"role": "user", "content": [part]})
+    api = Api()
+    response = api.post(path, body)
+    assert response.status_code == 200, response.text
+    assert f"a part of the type {part['type']}." in prompt_of(api)
+
+
+def test_pictures_of_ollamas_dialect() -> None:
+    picture, text = {"role": "user", "content": "Look.", "images": [DATA]}, {"role": "user", "content": "Go on."}
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}
+    result = {"role": "tool", "content": "Here:", "images": [DATA]}
+    api = Api()
+    for said, status in (([picture], 400), ([text, picture], 400), ([picture, text], 200), ([text, call, result], 200)):
+        assert api.post("/api/chat", {"messages": said, "stream": False}).status_code == status
+    assert "Here:\n[Left out: a part of the type image. You can read only text.]" in prompt_of(api)
+
+
 def prompt_of(api: Api) -> str:
     """What the model was last asked."""
     return TOKENIZER.decode(api.asked.prompt_ids, skip_special_tokens=False)

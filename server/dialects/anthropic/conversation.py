@@ -52,21 +52,20 @@ class ConversationReader:
         """
         system = self._text_of(body.system, "system")
         messages = [Message("system", system)] if system else []
+        last = len(body.messages) - 1
+        is_brought = any(map(_has_result, body.messages[-2:]))
         for index, message in enumerate(body.messages):
-            is_earlier = index < len(body.messages) - 1
-            messages += self._messages(message, f"messages[{index}]", is_earlier)
+            messages += self._messages(message, f"messages[{index}]", leaves_out=is_brought or index < last)
         is_unfinished = body.messages[-1].role == "assistant"
         return Conversation(tuple(messages), self._offer.tools, continue_final_message=is_unfinished)
 
-    def _messages(self, message: MessageBody, path: str, is_earlier: bool) -> Iterator[Message]:
+    def _messages(self, message: MessageBody, path: str, leaves_out: bool) -> Iterator[Message]:
         """One message as the model knows them: results are messages of their own, and come before the text beside
-        them. A system message may hold nothing but settings. Pictures beside a result are what the tool brought."""
+        them. A system message may hold nothing but settings."""
         texts: list[str] = []
         calls: list[ToolCall] = []
         num_results = 0
-        blocks = [*blocks_of(message.content, f"{path}.content")]
-        leaves_out = is_earlier or any(block.get("type") == "tool_result" for _, block in blocks)
-        for place, block in blocks:
+        for place, block in blocks_of(message.content, f"{path}.content"):
             match block.get("type"):
                 case "tool_use" if message.role == "assistant":
                     calls.append(_call(block, place))
@@ -142,6 +141,12 @@ class ConversationReader:
     def _tell(self, tool: Tool) -> str:
         self._told_of[tool.name] = tool
         return announced(tool)
+
+
+def _has_result(message: MessageBody) -> bool:
+    """Whether pictures in it, or in the message after it, are what a tool brought."""
+    blocks = message.content if isinstance(message.content, list) else []
+    return any(isinstance(block, dict) and block.get("type") == "tool_result" for block in blocks)
 
 
 def _apart(texts: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from engine.types import SamplingParams
+from server.absent import unseen
 from server.chat.answer_form import ANY_OBJECT, TextForm
 from server.chat.conversation import Conversation, Message, ToolCall
 from server.chat.model_files import GenerationDefaults
@@ -28,10 +29,15 @@ def chat_conversation(body: ChatRequest) -> Conversation:
     Raises:
         InvalidRequest: names what cannot be read.
     """
-    messages = tuple(_message(message, f"messages[{index}]") for index, message in enumerate(body.messages))
+    last = len(body.messages) - 1
+    is_brought = any(message.role == "tool" for message in body.messages[-2:])
+    messages = tuple(
+        _message(message, f"messages[{index}]", leaves_out=is_brought or index < last)
+        for index, message in enumerate(body.messages)
+    )
     tools = tuple(function_tool(tool.type, tool.function, f"tools[{index}]") for index, tool in enumerate(body.tools))
-    last = messages[-1] if messages else None
-    is_unfinished = last is not None and last.role == "assistant" and bool(last.content) and not last.tool_calls
+    final = messages[-1] if messages else None
+    is_unfinished = final is not None and final.role == "assistant" and bool(final.content) and not final.tool_calls
     return Conversation(messages, tools, continue_final_message=is_unfinished)
 
 
@@ -51,8 +57,8 @@ def check_prompt(body: GenerateRequest) -> None:
         raise InvalidRequest("With a suffix the text is filled in: there is no place for system.", param="system")
 
 
-def _message(message: MessageBody, path: str) -> Message:
-    if message.images:
+def _message(message: MessageBody, path: str, leaves_out: bool) -> Message:
+    if message.images and not leaves_out:
         raise InvalidRequest(
             f"{path}.images is not supported: this model reads only text.",
             param=f"{path}.images",
@@ -66,7 +72,9 @@ def _message(message: MessageBody, path: str) -> Message:
         )
         for index, call in enumerate(message.tool_calls)
     )
-    return Message(message.role, message.content, calls, message.tool_call_id)
+    left_out = [unseen("image")] if message.images else []
+    content = "\n".join(filter(None, (message.content, *left_out)))
+    return Message(message.role, content, calls, message.tool_call_id)
 
 
 def text_form(body: AnswerFields) -> TextForm | None:

@@ -28,7 +28,11 @@ def conversation_of(body: ChatCompletionRequest | TemplateFields, tools: tuple[T
         InvalidRequest: names the message or option that cannot be rendered.
     """
     last = len(body.messages) - 1
-    messages = tuple(_message(m, f"messages[{index}]", index < last) for index, m in enumerate(body.messages))
+    is_brought = any(message.role == "tool" for message in body.messages[-2:])  # or shown by a message after the result
+    messages = tuple(
+        _message(message, f"messages[{index}]", leaves_out=is_brought or index < last)
+        for index, message in enumerate(body.messages)
+    )
     kwargs = dict(body.chat_template_kwargs)
     if body.continue_final_message:
         if body.add_generation_prompt:
@@ -49,7 +53,7 @@ def tools_of(tools: tuple[ToolBody, ...]) -> tuple[Tool, ...]:
     return tuple(function_tool(tool.type, tool.function, f"tools[{index}]") for index, tool in enumerate(tools))
 
 
-def _message(message: MessageBody, path: str, is_earlier: bool) -> Message:
+def _message(message: MessageBody, path: str, leaves_out: bool) -> Message:
     if message.role not in _ROLES:
         raise InvalidRequest(
             f"{path}.role {message.role!r} is not supported: use tool_calls and the role 'tool'.", param=f"{path}.role"
@@ -60,7 +64,7 @@ def _message(message: MessageBody, path: str, is_earlier: bool) -> Message:
         )
     return Message(
         role=_ROLES[message.role],
-        content=flat_text(message.content, f"{path}.content", _PARTS, is_earlier or message.role == "tool"),
+        content=flat_text(message.content, f"{path}.content", _PARTS, leaves_out),
         tool_calls=tuple(_call(call, f"{path}.tool_calls[{index}]") for index, call in enumerate(message.tool_calls)),
         tool_call_id=message.tool_call_id,
     )

@@ -22,6 +22,7 @@ Item = dict[str, Any]
 
 _ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+_OUTPUTS = ("function_call_output", "custom_tool_call_output")
 _THOUGHTS = frozenset({"reasoning"})
 # Of tools that run on the maker's servers, or of models that write their calls in another form.
 _PASSED_OVER = frozenset(
@@ -82,10 +83,11 @@ def conversation_of(
     """
     messages = [Message("system", instructions)] if instructions else []
     for index, item in enumerate(earlier):
-        messages += _messages(item, f"previous_response_id, item {index}", warn, is_earlier=True)
+        messages += _messages(item, f"previous_response_id, item {index}", warn, leaves_out=True)
     new = [*items]
+    is_brought = any(item.get("type") in _OUTPUTS for item in new[-2:])  # or shown by a message after the output
     for index, item in enumerate(new):
-        messages += _messages(item, f"input[{index}]", warn, is_earlier=index < len(new) - 1)
+        messages += _messages(item, f"input[{index}]", warn, leaves_out=is_brought or index < len(new) - 1)
     if not messages:
         raise InvalidRequest("input must have an item that says something.", param="input")
     return Conversation(tuple(_turns(_with_one_system(messages))), tools)
@@ -119,17 +121,17 @@ def _turns(messages: Iterable[Message]) -> Iterator[Message]:
         yield last
 
 
-def _messages(item: Item, path: str, warnings: WarnOnce, is_earlier: bool) -> Iterator[Message]:
+def _messages(item: Item, path: str, warnings: WarnOnce, leaves_out: bool) -> Iterator[Message]:
     """The message that an item is; none for what this model has no use for."""
     match item.get("type"):
         case "message":
-            yield _message(item, path, is_earlier)
+            yield _message(item, path, leaves_out)
         case "function_call":
             arguments = past_arguments(item.get("arguments") or "", f"{path}.arguments")
             yield _call(item, arguments, path)
         case "custom_tool_call":
             yield _call(item, {INPUT: flat_text(item.get("input"), f"{path}.input", {})}, path)
-        case "function_call_output" | "custom_tool_call_output":
+        case kind if kind in _OUTPUTS:
             output = flat_text(item.get("output"), f"{path}.output", _PARTS, leaves_out=True)
             yield Message("tool", output, (), _string(item, "call_id", path))
         case str(kind) if kind in _PASSED_OVER:
@@ -143,13 +145,13 @@ def _messages(item: Item, path: str, warnings: WarnOnce, is_earlier: bool) -> It
             raise InvalidRequest(f"{path}.type {shorten(kind)} is not known here.", param=f"{path}.type")
 
 
-def _message(item: Item, path: str, is_earlier: bool) -> Message:
+def _message(item: Item, path: str, leaves_out: bool) -> Message:
     role = item.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise InvalidRequest(
             f"{path}.role must be one of {', '.join(map(repr, _ROLES))}, not {shorten(role)}.", param=f"{path}.role"
         )
-    return Message(_ROLES[role], flat_text(item.get("content"), f"{path}.content", _PARTS, is_earlier))
+    return Message(_ROLES[role], flat_text(item.get("content"), f"{path}.content", _PARTS, leaves_out))
 
 
 def _call(item: Item, arguments: Mapping[str, Any], path: str) -> Message:
