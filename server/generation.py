@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.client import EngineClient, TokenStream
-from engine.errors import Overloaded, RequestError
+from engine.errors import Overloaded
 from engine.types import (
     CacheReport,
     Constraint,
@@ -32,7 +32,7 @@ from server.chat.events import GenerationEvent, GenerationFailed, TokenText
 from server.chat.history import Answer, History
 from server.chat.tokenizer import Tokenizer
 from server.choice import ChoiceWriter, OutputOptions
-from server.errors import ApiError, InternalError, RequestAborted, RequestTimedOut
+from server.errors import ApiError, InternalError, InvalidRequest, RequestAborted, RequestTimedOut
 from server.metrics import Metrics, SequenceRecord
 from server.prompts import Prompt
 
@@ -107,10 +107,10 @@ class Generator:
         """Queue every sequence of the job.
 
         Raises:
-            RequestError: it can never be served.
+            RequestError, InvalidRequest: it can never be served.
             Overloaded: not now. In both cases none of the sequences stays behind.
         """
-        self._check_size(job)
+        self.check_number(len(job.prompts), job.n)
         sequences: list[_Sequence] = []
         try:
             for prompt in job.prompts:
@@ -141,14 +141,20 @@ class Generator:
         num_replayed = sum(prompt.num_replayed for prompt in job.prompts)
         return Generation(sequences, self._metrics, job.n, self._timeout_seconds, num_replayed)
 
-    def _check_size(self, job: GenerationJob) -> None:
-        """Refuse what the line could never hold: told to come later, clients would come for ever."""
-        num_sequences, info = len(job.prompts) * job.n, self._engine.info
+    def check_number(self, num_prompts: int, n: int) -> None:
+        """Refuse what the line could never hold: told to come later, clients would come for ever.
+
+        To be asked before a million prompts are encoded, too.
+        Raises:
+            InvalidRequest: there are too many.
+        """
+        num_sequences, info = num_prompts * n, self._engine.info
         most = info.num_slots + info.max_num_queued_reqs
         if num_sequences > most:
-            raise RequestError(
-                f"{len(job.prompts)} prompts × n {job.n} make {num_sequences} sequences; this server holds {most}",
-                param="n" if job.n > 1 else "prompt",
+            raise InvalidRequest(
+                f"{num_prompts} prompts × n {n} make {num_sequences} sequences; this server holds {most}.",
+                param="n" if n > 1 else "prompt",
+                code="invalid_value",
             )
 
     def _fitted(self, sampling: SamplingParams, num_prompt_tokens: int) -> SamplingParams:

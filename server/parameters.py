@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 MAX_STOPS = 32
 MAX_CHOICES = 128  # answers to one prompt
+MAX_BIASES = 1024  # tokens of a `logit_bias`, which is looked at for each token of the answer
 MAX_STOP_CHARACTERS = 256  # looking for a stop costs memory and time for each of its characters, for each choice
 
 
@@ -82,6 +83,10 @@ def at_most(most: int) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+# llama.cpp's and Ollama's: one below 0 is as 0, where the likeliest is taken.
+AnyTemperature = Annotated[float, Field(le=100.0), AfterValidator(lambda value: max(value, 0.0))]
 
 
 @dataclass(frozen=True, slots=True)

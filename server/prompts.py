@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from server.chat.conversation import Conversation
+from server.chat.fim import FillInTheMiddle
 from server.chat.history import History, Replay
 from server.chat.template import TemplateError
 from server.chat.volatile import ToolSpellings, without_billing
@@ -17,7 +18,7 @@ from server.model import ServedModel
 
 T = TypeVar("T")
 
-_FRAME = 20  # characters that take as long to render as what stands around a message or a call
+_FRAME = 20  # characters that take as long to render as what stands around a message, a call or a prompt
 THREAD_CHARACTERS = 64 * 1024
 
 
@@ -60,7 +61,7 @@ class PromptEncoder:
 
         Encoded together: many short texts would hold up the event loop as much as one long one.
         """
-        size = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
+        size = sum(len(prompt) + _FRAME for prompt in prompts)
         return await _run(lambda: tuple(Prompt(self._ids(prompt)) for prompt in prompts), size)
 
     async def plain(self, text: str) -> tuple[int, ...]:
@@ -83,14 +84,24 @@ class PromptEncoder:
         Raises:
             InvalidRequest: the model has no marks for that.
         """
-        fim = self._model.fim
-        if fim is None:
-            raise _no_marks("This model does not fill in the middle: its vocabulary has no marks for that.", param)
+        fim = self._marks(param)
         if files and not fim.takes_files:
             raise _no_marks("This model fills no gap beside other files: its vocabulary has no marks for these.", param)
         size = len(prefix) + len(suffix) + len(line or "") + sum(len(name) + len(text) for name, text in files)
         ids, ends = await _run(lambda: fim.prompt_ids(prefix, suffix, line, files), size)
         return Prompt(tuple(ids), tuple(ends))
+
+    async def fill_each(self, prefixes: Sequence[str], suffix: str) -> tuple[Prompt, ...]:
+        """As `fill`, for several texts before the same other one."""
+        fim = self._marks("suffix")
+        size = sum(len(prefix) + len(suffix) + _FRAME for prefix in prefixes)
+        filled = await _run(lambda: [fim.prompt_ids(prefix, suffix) for prefix in prefixes], size)
+        return tuple(Prompt(tuple(ids), tuple(ends)) for ids, ends in filled)
+
+    def _marks(self, param: str) -> FillInTheMiddle:
+        if self._model.fim is None:
+            raise _no_marks("This model does not fill in the middle: its vocabulary has no marks for that.", param)
+        return self._model.fim
 
     async def decode(self, ids: tuple[int, ...]) -> str:
         """The text of token ids, control tokens included."""

@@ -187,3 +187,18 @@ def test_another_salt_knows_nothing_of_an_answer() -> None:
         found[salt_name] = api.asked.prompt_ids[len(prompt) :]
     assert TOKENIZER.decode(found["x"]).startswith(" a")
     assert TOKENIZER.decode(found["y"]).startswith("a")
+
+
+@pytest.mark.parametrize("salt", [{}, {"cache_salt": "x"}])
+def test_what_counts_a_prompt_knows_the_answers_in_it(salt: dict[str, str]) -> None:
+    api = Api(say(" a"))
+    assert api.chat(**salt).status_code == 200
+    messages = [*hello()["messages"], {"role": "assistant", "content": "a"}, {"role": "user", "content": "and?"}]
+    body = {"messages": messages, **salt}
+    counted = api.post("/v1/chat/completions/input_tokens", body).json()["input_tokens"]
+    tokenized = api.post("/tokenize", body).json()["tokens"]
+    rendered = api.post("/apply-template", body).json()["prompt"]
+    assert api.post("/v1/chat/completions", body).status_code == 200
+    asked = api.asked.prompt_ids
+    assert (counted, tokenized) == (len(asked), list(asked))
+    assert rendered == TOKENIZER.decode(asked, skip_special_tokens=False)

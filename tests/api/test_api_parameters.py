@@ -30,7 +30,7 @@ from tests.support.tiny_text_model import tiny_model
         ({"stop_token_ids": [3]}, "stop_token_ids", (3,)),
         ({"min_tokens": 2}, "min_tokens", 2),
         ({"ignore_eos": True}, "ignore_eos", True),
-        ({"allowed_token_ids": [5, 6]}, "allowed_token_ids", (5, 6)),
+        ({"allowed_token_ids": [5, 6, 5, 5]}, "allowed_token_ids", (5, 6)),
         ({"repetition_detection": None}, "repetition_detection", None),
         ({"repetition_detection": False}, "repetition_detection", None),
         ({"repetition_detection": {}}, "repetition_detection", None),

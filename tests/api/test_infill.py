@@ -8,11 +8,16 @@ import tokenizers
 from tokenizers import AddedToken
 
 from server.chat.model_files import ModelFiles
+from server.chat.tokenizer import Tokenizer
 from server.model import ServedModel, served_model
 from tests.support.api import Api, chunks_of
 from tests.support.scripted_engine import TOKENIZER, say
 
 GAP: dict[str, Any] = {"input_prefix": "def f():\n", "input_suffix": "\nf()"}
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("it was encoded")
 
 
 def prompt_of(api: Api) -> str:
@@ -134,6 +139,34 @@ def test_a_suffix_for_each_of_several_prompts() -> None:
     assert [choice["text"] for choice in answer["choices"]] == ["Hello", "Hello"]
     prompts = [TOKENIZER.decode(asked.prompt_ids, skip_special_tokens=False) for asked in api.engine.requests]
     assert prompts == [f"<|fim_prefix|>{text}<|fim_suffix|>b<|fim_middle|>" for text in ("a", "c")]
+
+
+def test_a_long_suffix_does_not_stand_in_many_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be encoded for each: a small body could keep the server busy for minutes."""
+    api = Api()
+    monkeypatch.setattr(Tokenizer, "encode", never)
+    answer = api.post("/v1/completions", {"prompt": [""] * 900, "suffix": "x" * 20_000})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "suffix")
+    assert "18000000 characters" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("suffix", ["", "b"])
+def test_too_many_prompts_are_refused_before_they_are_read(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api()
+    monkeypatch.setattr(Tokenizer, "encode", never)
+    answer = api.post("/v1/completions", {"prompt": ["a"] * 5000, "suffix": suffix})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
+    assert "5000 sequences" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/infill", GAP), ("/api/generate", {"prompt": "a", "suffix": "b", "stream": False})]
+)
+def test_a_gap_without_a_limit_is_no_novel(path: str, body: dict[str, Any]) -> None:
+    api = Api()
+    for more, limit in (({}, 256), ({"n_predict": -1, "options": {"num_predict": -1}}, None)):
+        assert api.post(path, {**body, **more}).status_code == 200
+        assert (api.asked.sampling.max_tokens == 256) is (limit == 256)
 
 
 @pytest.mark.parametrize("suffix", ["", None])

@@ -281,6 +281,29 @@ def test_an_infill_ends_when_its_time_is_over_and_a_line_is_whole() -> None:
     assert answer["stop_type"] == "limit"
 
 
+@pytest.mark.parametrize(
+    ("bias", "words"),
+    [
+        ([["a", 1]] * 1025, "1024 tokens"),
+        ([["ab" * 100, 1]] * 6, "1024 tokens"),
+        ([["a" * 257, 1]], "256 characters"),
+    ],
+)
+def test_biases_of_too_many_tokens(bias: Any, words: str) -> None:
+    answer = Api().post("/completion", {"prompt": "a", "logit_bias": bias})
+    assert answer.status_code == 400
+    assert words in answer.text
+
+
+@pytest.mark.parametrize("path", ["/completion", "/infill", "/api/generate"])
+def test_what_is_as_cold_as_can_be(path: str) -> None:
+    """Sliders have such ends, and llama.cpp says below 0 for the likeliest."""
+    api, coldest = Api(), {"temperature": -1, "top_p": 0}
+    body = {"prompt": "a", "stream": False, **(coldest if path != "/api/generate" else {"options": coldest})}
+    assert api.post(path, body).status_code == 200
+    assert (api.asked.sampling.temperature, api.asked.sampling.top_p < 1e-6) == (0.0, True)
+
+
 def test_suffix_in_the_openai_dialect() -> None:
     api = Api(say("pass<|fim_pad|>more"))
     body = {"prompt": "def f():\n    ", "suffix": "\nf()", "max_tokens": 50}

@@ -50,10 +50,20 @@ def test_an_empty_text_has_no_tokens(name: str) -> None:
 
 @pytest.mark.parametrize("parse_special", [True, False])
 def test_odd_texts_have_tokens(parse_special: bool) -> None:
-    body = json.dumps({"content": "\ud800" * 70_000, "parse_special": parse_special, "with_pieces": True})
+    body = json.dumps({"content": "\ud800" * 70_000, "parse_special": parse_special})
     response = Api().request("POST", "/tokenize", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 200
     assert response.json()["count"] == 3 * 70_000
+
+
+@pytest.mark.parametrize("named", ["with_pieces", "return_token_strs"])
+def test_the_text_of_each_token_of_what_fits_the_context(named: str) -> None:
+    api = Api()
+    most = api.engine.info.max_model_len
+    answer = api.post("/tokenize", {"content": "\x01" * most, named: True}).json()
+    assert len(answer["tokens" if named == "with_pieces" else "token_strs"]) == most
+    refused = api.post("/tokenize", {"content": "\x01" * (most + 1), named: True})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, named)
 
 
 @pytest.mark.parametrize("body", [{}, {"prompt": "a", "content": "b"}, {"prompt": "a", **hello()}])

@@ -71,6 +71,24 @@ def test_every_role_is_written_as_the_template_has_it() -> None:
     )
 
 
+def test_roles_as_others_write_them() -> None:
+    api = Api()
+    said = [
+        {"role": "Developer", "content": "Be brief."},
+        {"role": "USER", "content": "Hi"},
+        {"role": "thinking", "content": "hm"},
+        {"role": "Assistant", "content": "Hello"},
+        {"role": "user", "content": "Bye"},
+    ]
+    assert chat(api, *said).status_code == 200
+    assert prompt_of(api) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n"
+    )
+    for role in (7, "clown"):
+        assert chat(api, {"role": role, "content": "Hi"}).status_code == 400
+
+
 @pytest.mark.parametrize("arguments", ['{"city": "Rome"}', {"city": "Rome"}])
 def test_past_arguments_may_be_json_text(arguments: Any) -> None:
     api = Api()

@@ -91,7 +91,7 @@ def test_a_conversation_that_does_not_fit() -> None:
     ("body", "named"),
     [
         ({"options": {"temperature": "hot"}}, "options.temperature"),
-        ({"options": {"temperature": -1}}, "options.temperature"),
+        ({"options": {"temperature": 101}}, "options.temperature"),
         ({"options": {"repeat_penalty": 0}}, "options.repeat_penalty"),
         ({"options": {"top_p": 2}}, "options.top_p"),
         ({"options": {"stop": ["x"] * 33}}, "options.stop"),

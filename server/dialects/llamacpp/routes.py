@@ -22,7 +22,7 @@ from server.dialects.llamacpp.parameters import PARAMETERS
 from server.dialects.llamacpp.schema import AnswerFields, CompletionRequest, InfillRequest
 from server.dialects.llamacpp.translate import output_of, prompt_parts, sampling_of, text_form
 from server.errors import ApiError, Unavailable
-from server.generation import GenerationJob
+from server.generation import INTERACTIVE_MAX_TOKENS, GenerationJob
 from server.health import daemon_version
 from server.json_text import json_response
 from server.openapi import described
@@ -73,7 +73,8 @@ async def _answer(
 ) -> Response:
     """The answer to a prompt; somebody at a keyboard waits for what fills a gap."""
     model = service.model.resolve(body.model)
-    sampling = sampling_of(body, service.model.defaults, service.model.tokenizer)
+    usual = INTERACTIVE_MAX_TOKENS if fim else None
+    sampling = sampling_of(body, service.model.defaults, service.model.tokenizer, usual)
     job = GenerationJob(
         record_of(request).request_id,
         (prompt,),

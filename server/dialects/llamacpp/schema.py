@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from server.parameters import MAX_CHOICES, Body, Many, Stops
+from server.parameters import MAX_CHOICES, AnyTemperature, Body, Many, Stops
 
 _Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
 
@@ -20,9 +20,9 @@ class AnswerFields(Body):
     n_predict: int | None = None
     n_cmpl: int = Field(1, ge=1, le=MAX_CHOICES)
     max_tokens: int | None = None
-    temperature: float | None = Field(None, ge=0.0, le=100.0)
+    temperature: AnyTemperature | None = None
     top_k: int | None = None
-    top_p: float | None = Field(None, gt=0.0, le=1.0)
+    top_p: float | None = Field(None, ge=0.0, le=1.0)
     min_p: float | None = Field(None, ge=0.0, le=1.0)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     repeat_penalty: float | None = Field(None, gt=0.0, allow_inf_nan=False)

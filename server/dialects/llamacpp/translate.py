@@ -4,7 +4,7 @@ Knows the schema, nothing of HTTP.
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from engine.types import MAX_LOGIT_BIAS, SamplingParams
@@ -14,6 +14,7 @@ from server.chat.tokenizer import Tokenizer
 from server.choice import OutputOptions
 from server.dialects.llamacpp.schema import AnswerFields
 from server.errors import InvalidRequest
+from server.parameters import MAX_BIASES, MAX_STOP_CHARACTERS
 from server.sampling import sampling_params
 
 
@@ -38,11 +39,15 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def sampling_of(body: AnswerFields, defaults: GenerationDefaults, tokenizer: Tokenizer) -> SamplingParams:
-    """How to draw; 0 tokens mean that the prompt is only read. Raises `InvalidRequest`."""
+def sampling_of(
+    body: AnswerFields, defaults: GenerationDefaults, tokenizer: Tokenizer, usual: int | None = None
+) -> SamplingParams:
+    """How to draw; 0 tokens mean that the prompt is only read. `usual` is how many there may be where the body does not
+    say. Raises `InvalidRequest`."""
+    limits = (body.n_predict, body.max_tokens, usual)
     return sampling_params(
         defaults,
-        max_tokens=body.max_tokens if body.n_predict is None else body.n_predict,
+        max_tokens=next((limit for limit in limits if limit is not None), None),
         temperature=body.temperature,
         top_k=body.top_k,
         top_p=body.top_p,
@@ -52,8 +57,16 @@ def sampling_of(body: AnswerFields, defaults: GenerationDefaults, tokenizer: Tok
         frequency_penalty=body.frequency_penalty,
         seed=None if body.seed is None or body.seed < 0 else body.seed,
         ignore_eos=body.ignore_eos,
-        logit_bias=dict(_logit_bias(body.logit_bias, tokenizer)),
+        logit_bias=_bounded(_logit_bias(body.logit_bias, tokenizer)),
     )
+
+
+def _bounded(biases: Iterator[tuple[int, float]]) -> dict[int, float]:
+    """Asked one by one, so that no more are encoded than are taken."""
+    taken = list(islice(biases, MAX_BIASES + 1))
+    if len(taken) > MAX_BIASES:
+        raise _too_many_biases()
+    return dict(taken)
 
 
 def _logit_bias(bias: Any, tokenizer: Tokenizer) -> Iterator[tuple[int, float]]:
@@ -67,12 +80,18 @@ def _logit_bias(bias: Any, tokenizer: Tokenizer) -> Iterator[tuple[int, float]]:
         pairs = () if bias is None else bias
     if not isinstance(pairs, list | tuple):
         raise _no_bias()
+    if len(pairs) > MAX_BIASES:
+        raise _too_many_biases()
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise _no_bias()
         token, value = pair
         if not isinstance(token, str) and not _is_id(token):
             raise _no_bias()
+        if isinstance(token, str) and len(token) > MAX_STOP_CHARACTERS:
+            raise InvalidRequest(
+                f"logit_bias must have texts of at most {MAX_STOP_CHARACTERS} characters.", param="logit_bias"
+            )
         ids = tokenizer.encode(token, parse_special=True) if isinstance(token, str) else [token]
         yield from ((token_id, _strength(value)) for token_id in ids)
 
@@ -90,6 +109,10 @@ def _strength(value: Any) -> float:
         return float(value)
     except OverflowError:  # a whole number with hundreds of digits
         raise _no_bias() from None
+
+
+def _too_many_biases() -> InvalidRequest:
+    return InvalidRequest(f"logit_bias must be of at most {MAX_BIASES} tokens.", param="logit_bias")
 
 
 def _no_bias() -> InvalidRequest:

@@ -24,6 +24,7 @@ PARAMETERS = ParameterTable(
     ignored={
         "insecure": "nothing is fetched",
         "shift": _NEVER_CUT,
+        "stream": "a model that is there is pulled in one line",
         "think": "this model does not think aloud",
         "truncate": _NEVER_CUT,
         "verbose": "tensors and vocabulary are not listed",

@@ -39,7 +39,7 @@ from server.dialects.ollama.translate import (
     text_form,
 )
 from server.errors import InvalidRequest, NotFound
-from server.generation import Generation, GenerationJob
+from server.generation import INTERACTIVE_MAX_TOKENS, Generation, GenerationJob
 from server.json_text import json_response
 from server.openapi import described
 from server.parameters import AnyBody
@@ -96,7 +96,8 @@ async def generate(request: Request) -> Response:
     if not body.prompt and not body.suffix:
         return _idle(body, encoder)
     check_prompt(body)
-    sampling = sampling_of(options, _logprobs(body), service.model.defaults)
+    usual = INTERACTIVE_MAX_TOKENS if body.suffix else None
+    sampling = sampling_of(options, _logprobs(body), service.model.defaults, usual)
     scope, form = _scope(request, service), text_form(body)
     if not body.raw and not body.suffix:
         conversation = prompt_conversation(body)

@@ -6,9 +6,9 @@ here, so that errors call an option by its own name.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from server.parameters import Body, Many, Stops
+from server.parameters import AnyTemperature, Body, Many, Stops
 
 MAX_LOGPROBS = 20
 _Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
@@ -18,9 +18,9 @@ class Options(Body):
     """How to draw an answer, and how long it may be."""
 
     num_predict: int | None = None
-    temperature: float | None = Field(None, ge=0.0, le=100.0)
+    temperature: AnyTemperature | None = None
     top_k: int | None = None
-    top_p: float | None = Field(None, gt=0.0, le=1.0)
+    top_p: float | None = Field(None, ge=0.0, le=1.0)
     min_p: float | None = Field(None, ge=0.0, le=1.0)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     stop: Stops = ()
@@ -56,10 +56,16 @@ class CallBody(Body):
     function: CalledFunction
 
 
+def _known_role(role: Any) -> Any:
+    """Roles are not told apart by capitals; what OpenAI calls a developer's orders are the system's."""
+    known = role.lower() if isinstance(role, str) else role
+    return "system" if known == "developer" else known
+
+
 class MessageBody(Body):
     """One message."""
 
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Annotated[Literal["system", "user", "assistant", "tool"], BeforeValidator(_known_role)]
     content: str = ""
     tool_calls: Many[CallBody] = ()
     tool_call_id: str | None = None
@@ -73,10 +79,17 @@ class ToolBody(Body):
     function: Any = None
 
 
+def _without_thoughts(messages: Any) -> Any:
+    """What a client keeps as a message of the role `thinking` was another model's."""
+    if not isinstance(messages, list):
+        return messages
+    return [m for m in messages if not (isinstance(m, dict) and m.get("role") == "thinking")]
+
+
 class ChatRequest(AnswerFields):
     """POST /api/chat."""
 
-    messages: Many[MessageBody] = ()
+    messages: Annotated[Many[MessageBody], BeforeValidator(_without_thoughts)] = ()
     tools: Many[ToolBody] = ()
 
 

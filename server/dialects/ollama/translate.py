@@ -89,12 +89,16 @@ def text_form(body: AnswerFields) -> TextForm | None:
     raise InvalidRequest(f"format must be 'json' or a JSON schema, not {shorten(wanted)}.", param="format")
 
 
-def sampling_of(options: Options, logprobs: int | None, defaults: GenerationDefaults) -> SamplingParams:
-    """How to draw: what the options say, else what the model's own configuration says."""
-    unlimited = options.num_predict is not None and options.num_predict <= 0
+def sampling_of(
+    options: Options, logprobs: int | None, defaults: GenerationDefaults, usual: int | None = None
+) -> SamplingParams:
+    """How to draw: what the options say, else what the model's own configuration says. `usual` is how long an answer
+    may be of which they say nothing; None for any length."""
+    wanted = usual if options.num_predict is None else options.num_predict
+    unlimited = wanted is not None and wanted <= 0
     return sampling_params(
         defaults,
-        max_tokens=None if unlimited else options.num_predict,
+        max_tokens=None if unlimited else wanted,
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,

@@ -87,8 +87,9 @@ async def completions(request: Request) -> Response:
     body = await _read(request, service, CompletionRequest)
     identity = _begin(request, service, body, "cmpl")
     given = prompts_of(body)
+    service.generator.check_number(len(given), body.n)
     if body.suffix:
-        prompts = tuple([await service.prompts.fill(prefix, body.suffix) for prefix in texts_of(body, given)])
+        prompts = await service.prompts.fill_each(texts_of(body, given), body.suffix)
     else:
         prompts = await service.prompts.raw(given)
     echoes = await _echoes(service, given, prompts) if body.echo else []

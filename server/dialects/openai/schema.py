@@ -9,11 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from engine.types import MAX_PATTERN_SIZE
-from server.parameters import MAX_CHOICES, Body, Many, Stops, at_most
+from server.parameters import MAX_BIASES, MAX_CHOICES, Body, Many, Stops, at_most
 
 MAX_NAME = 1024  # of a salt or a session
 MAX_STOP_IDS = 1024
-MAX_BIASES = 1024
 MAX_LOGPROBS = 20
 # For `repetition_detection: true`. A thousand tokens, so that it takes more than a table, indentation or ASCII art.
 USUAL_REPETITION = {"max_pattern_size": 256, "min_pattern_size": 1, "min_count": 4, "min_repeated_tokens": 1024}
@@ -49,6 +48,11 @@ def _on_or_off(value: Any) -> Any:
     if not isinstance(value, dict | None):
         raise ValueError("must be true, false or an object")
     return value
+
+
+def _none_if_false(value: Any) -> Any:
+    """As in chat completions."""
+    return None if value is False else value
 
 
 class GenerationFields(Body):
@@ -132,6 +136,7 @@ class TemplateFields(Body):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
+    cache_salt: str | None = Field(None, min_length=1, max_length=MAX_NAME)
 
 
 class ChatCompletionRequest(GenerationFields):
@@ -156,4 +161,4 @@ class CompletionRequest(GenerationFields):
     suffix: str = ""
     max_tokens: int | None = Field(16, ge=-1)
     echo: bool = False
-    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    logprobs: Annotated[int | None, BeforeValidator(_none_if_false)] = Field(None, ge=0, le=MAX_LOGPROBS)

@@ -3,7 +3,7 @@
 Load and evaluation tools, and editors that count before they ask, look here.
 """
 
-from collections.abc import Sequence
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.bodies import read_json_object
-from server.chat.conversation import Conversation
+from server.cache_scope import cache_scope
 from server.dialects.openai.conversation import conversation_of, tools_of
 from server.dialects.openai.parameters import PARAMETERS
 from server.dialects.openai.schema import ChatCompletionRequest, MessageBody, TemplateFields
@@ -20,7 +20,10 @@ from server.errors import InvalidRequest
 from server.json_text import json_response
 from server.openapi import described
 from server.parameters import AnyBody, Body, Many
+from server.prompts import Prompt
 from server.service import Service, service_of
+
+_THREAD_TOKENS = 4096  # so many are written out in a thread
 
 
 class TemplateRequest(TemplateFields):
@@ -108,23 +111,25 @@ async def tokenize(request: Request) -> Response:
     if len(texts) + bool(body.messages) != 1:
         raise InvalidRequest("Give one of prompt, messages and content.", param="prompt")
     if not texts:
-        ids = (await service.prompts.chat(_conversation(body))).ids
+        ids = (await _rendered(request, service, body)).ids
     elif body.parse_special:
         ids = (await service.prompts.raw(texts))[0].ids
     else:
         ids = await service.prompts.plain(texts[0])
-    names = [tokenizer.id_to_text(token_id) for token_id in ids] if body.return_token_strs else None
-    tokens: Sequence[Any] = ids
-    if body.with_pieces:
-        tokens = [{"id": token_id, "piece": _piece(tokenizer.token_bytes(token_id))} for token_id in ids]
-    return json_response(
-        {
-            "count": len(ids),
-            "max_model_len": service.engine.info.max_model_len,
-            "tokens": tokens,
-            "token_strs": names,
-        }
-    )
+    max_model_len = service.engine.info.max_model_len
+    if (body.with_pieces or body.return_token_strs) and len(ids) > max_model_len:
+        raise InvalidRequest(
+            f"The text of each token is told of at most {max_model_len} tokens, and these are {len(ids)}.",
+            param="with_pieces" if body.with_pieces else "return_token_strs",
+        )
+
+    def told() -> Response:
+        names = [tokenizer.id_to_text(token_id) for token_id in ids] if body.return_token_strs else None
+        pieces = ({"id": token_id, "piece": _piece(tokenizer.token_bytes(token_id))} for token_id in ids)
+        tokens = [*pieces] if body.with_pieces else ids
+        return json_response({"count": len(ids), "max_model_len": max_model_len, "tokens": tokens, "token_strs": names})
+
+    return await asyncio.to_thread(told) if len(ids) > _THREAD_TOKENS else told()
 
 
 def _piece(raw: bytes) -> str | list[int]:
@@ -147,7 +152,7 @@ async def apply_template(request: Request) -> Response:
     """POST /apply-template: the prompt of messages, as text."""
     service = service_of(request)
     body = await _read(request, service, TemplateRequest)
-    prompt = await service.prompts.chat(_conversation(body))
+    prompt = await _rendered(request, service, body)
     return json_response({"prompt": await service.prompts.decode(prompt.ids)})
 
 
@@ -156,7 +161,7 @@ async def count_tokens(request: Request) -> Response:
     service = service_of(request)
     body = await _read(request, service, ChatCompletionRequest)
     tools = () if body.tool_choice == "none" else tools_of(body.tools)
-    prompt = await service.prompts.chat(conversation_of(body, tools))
+    prompt = await service.prompts.chat(conversation_of(body, tools), _salt(request, service, body))
     return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 
 
@@ -182,5 +187,10 @@ async def _read(request: Request, service: Service, schema: type[AnyBody]) -> An
     return body
 
 
-def _conversation(body: TemplateFields) -> Conversation:
-    return conversation_of(body, tools_of(body.tools))
+async def _rendered(request: Request, service: Service, body: TemplateFields) -> Prompt:
+    """The prompt that a chat request with these messages would have, remembered answers in their own tokens."""
+    return await service.prompts.chat(conversation_of(body, tools_of(body.tools)), _salt(request, service, body))
+
+
+def _salt(request: Request, service: Service, body: TemplateFields | ChatCompletionRequest) -> str:
+    return cache_scope(request, body.cache_salt, None, service.settings.share_cache_across_keys).salt

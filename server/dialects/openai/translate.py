@@ -75,6 +75,8 @@ def _schema_of(wanted: ResponseFormat) -> Any:
     return schema
 
 
+_MOST_OF_SUFFIXES = 16 << 20  # characters
+
 _STRUCTURED: Mapping[str, FormKind] = {
     "json": "json_schema",
     "regex": "regex",
@@ -195,7 +197,7 @@ def sampling_of(body: GenerationFields, logprobs: int | None, defaults: Generati
         prompt_logprobs=logprobs if _is_scored(body) else None,
         min_tokens=body.min_tokens,
         ignore_eos=body.ignore_eos,
-        allowed_token_ids=body.allowed_token_ids,
+        allowed_token_ids=_once(body.allowed_token_ids),
         repetition_detection=_repetition_detection(body.repetition_detection),
     )
 
@@ -203,6 +205,11 @@ def sampling_of(body: GenerationFields, logprobs: int | None, defaults: Generati
 def _is_scored(body: GenerationFields) -> bool:
     """Whether log-probabilities are wanted of the prompt too."""
     return isinstance(body, CompletionRequest) and body.echo and body.logprobs is not None
+
+
+def _once(ids: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Each once: they are looked at for every token."""
+    return None if ids is None else tuple(dict.fromkeys(ids))
 
 
 def _repetition_detection(asked: RepetitionBody | None) -> RepetitionDetection | None:
@@ -216,13 +223,19 @@ def texts_of(body: CompletionRequest, prompts: Sequence[str | tuple[int, ...]]) 
     """The prompts of a completion with a suffix.
 
     Raises:
-        InvalidRequest: they are not all text, or to be echoed.
+        InvalidRequest: they are not all text, or to be echoed, or a long suffix would stand in many of them.
     """
     if body.echo:
         raise InvalidRequest("echo is not possible with a suffix, which would stand in the prompt too.", param="echo")
     texts = tuple(prompt for prompt in prompts if isinstance(prompt, str))
     if len(texts) < len(prompts):
         raise InvalidRequest("prompt must be text where there is a suffix.", param="prompt")
+    if len(texts) * len(body.suffix) > _MOST_OF_SUFFIXES:
+        raise InvalidRequest(
+            f"The suffix stands in each of {len(texts)} prompts: that is {len(texts) * len(body.suffix)} characters, "
+            f"of at most {_MOST_OF_SUFFIXES}. Send fewer at once.",
+            param="suffix",
+        )
     return texts
 
 
