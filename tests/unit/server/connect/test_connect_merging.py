@@ -67,7 +67,9 @@ def test_a_new_file_says_what_it_should(file_format: Format) -> None:
         assert commented.startswith(comment)
 
 
-@pytest.mark.parametrize(("file_format", "text"), [(JSON, SETTINGS), (TOML, TABLES), (YAML_FILE, LISTS)], ids=str)
+@pytest.mark.parametrize(
+    ("file_format", "text"), [(JSON, SETTINGS), (TOML, TABLES), (YAML_FILE, LISTS)], ids=["JSON", "TOML", "YAML"]
+)
 def test_other_entries_and_comments_stay(file_format: Format, text: str) -> None:
     after = file_format.merged(text, CONTENT)
     said, says = file_format.parse(text), file_format.parse(after)
