@@ -1,11 +1,12 @@
 # make serve   set up and start the daemon with the bundled model (MODEL=folder PORT=8000 ARGS='--api-key …')
-# make test    set up and run the tests that are not marked slow or agents
+# make test    set up and run the tests that are not marked slow or agents, in two processes (WORKERS=0: in one)
 # make agents  set up real agents (.venv-agents, .clients; some need npm) and run them against the daemon
 # make check   set up and run lint, format and types
 # make sanitize  run the C++ kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer (g++; takes minutes)
 # make bench   measure speed beside the peers that are installed; see benchmarks/README.md
 PYTHON ?= python3
 PORT ?= 8000
+WORKERS ?= 2
 BIN := .venv/bin
 
 .PHONY: serve test agents check sanitize bench clean
@@ -14,7 +15,7 @@ serve: .venv/.installed
 	$(BIN)/deltaloop serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -m "not slow and not agents" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not agents" -n $(WORKERS) --dist worksteal $(ARGS)
 
 # Other modules there import packages that the agents' environment cannot have beside them.
 agents: .venv-agents/.installed
