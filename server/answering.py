@@ -86,9 +86,10 @@ async def ask(request: Request, question: ChatQuestion) -> Generation:
     policy, form = question.policy, question.form
     constraint = await service.constrainer.constraint(tools, policy, form)
     held_form = None if policy.is_required else form
+    may_call = not policy.is_forbidden and (held_form is None or held_form.leaves_room_for_calls)
     output = replace(
         question.output,
-        tools=tools if held_form is None or held_form.leaves_room_for_calls else (),
+        tools=tools if may_call else (),
         text_has_form=held_form is not None,
         call_format=service.model.call_format,
         calls_are_held=constraint is not None,

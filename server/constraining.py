@@ -44,7 +44,9 @@ class Constrainer:
         """
         try:
             if form is not None and not policy.is_required:
-                return await self._text(form, tools, policy)
+                return await self._text(form, () if policy.is_forbidden else tools, policy)
+            if policy.is_forbidden:
+                return await self._no_calls() if tools else None
             if policy.is_required or (tools and (self._holds_calls or any(_is_strict(tool) for tool in tools))):
                 return await self._calls(tools, policy)
         except NoGrammar as error:
@@ -61,6 +63,13 @@ class Constrainer:
         if not tools or not form.leaves_room_for_calls:
             return constraint
         return await self._calls(tools, policy, json_of(form)) or constraint
+
+    async def _no_calls(self) -> Constraint | None:
+        constraint = Constraint(self._grammar.no_calls)
+        problem = await self._problem(constraint)
+        if problem:
+            self._tell_once("tool_choice", problem)
+        return None if problem else constraint
 
     async def _calls(self, tools: Sequence[Tool], policy: CallPolicy, instead: str | None = None) -> Constraint | None:
         functions = [

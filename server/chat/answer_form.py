@@ -23,11 +23,13 @@ class CallPolicy:
         is_required: the answer is a call.
         names: of the tools that may be called; None for all on offer.
         several: there may be more calls than one.
+        is_forbidden: the model knows the tools, for the prompt is to begin as before, but may call none.
     """
 
     is_required: bool = False
     names: frozenset[str] | None = None
     several: bool = True
+    is_forbidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)

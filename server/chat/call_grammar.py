@@ -24,6 +24,7 @@ from server.chat.value_grammar import (
     ValueGrammar,
     literal,
     text_terminal,
+    text_without,
     value_grammar,
 )
 from server.chat.whole_schema import ANNOTATIONS, Unclear, whole_schema
@@ -70,6 +71,7 @@ class CallGrammar:
         function_of: a tool, its path in the request, and whether it is strict. Raises `NoGrammar` for a strict one.
         whole_answer: the grammar of an answer of calls, one or several, or of an expression in their stead.
         held_calls: the grammar of one call from where `opening` holds it.
+        no_calls: the grammar of a text without any.
     """
 
     opening: str
@@ -78,6 +80,7 @@ class CallGrammar:
     function_of: Callable[[Tool, str, bool], Function]
     whole_answer: "WholeAnswer"
     held_calls: Callable[[Sequence[Function]], str]
+    no_calls: str
 
 
 class WholeAnswer(Protocol):
@@ -184,4 +187,5 @@ def single_value(parameter: Parameter) -> str:
     return "\n".join([f"start: {parameter.grammar.expression}", text_terminal(), *parameter.grammar.terminals, ""])
 
 
-XML_GRAMMAR = CallGrammar(OPENING, VALUES, FREE_TEXT, function_of, whole_answer, held_calls)
+NO_CALLS = f"start: {text_without(CALL_OPEN, FUNCTION_OPEN)}\n"  # many a call begins with its second tag
+XML_GRAMMAR = CallGrammar(OPENING, VALUES, FREE_TEXT, function_of, whole_answer, held_calls, NO_CALLS)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from server.chat.call_grammar import CALL_END, CallGrammar, Function, Parameter, answer_rules
 from server.chat.call_markup import CALL_CLOSE, CALL_OPEN
 from server.chat.conversation import Tool
-from server.chat.value_grammar import NoGrammar, ValueGrammar, json_grammar, literal
+from server.chat.value_grammar import NoGrammar, ValueGrammar, json_grammar, literal, text_without
 
 ARGUMENTS = "arguments"
 OPENING = rf"{CALL_OPEN}\s*(?P<held>\{{[^\n}}]{{0,200}})\Z"  # a bracket is often one token with what follows it
@@ -52,4 +52,5 @@ def _function_rules(number: str, function: Function) -> Iterator[str]:
     yield f'f{number}: {literal(head)} {arguments.grammar.expression} "}}"'
 
 
-HERMES_GRAMMAR = CallGrammar(OPENING, VALUES, ANY_ARGUMENTS, function_of, whole_answer, held_calls)
+NO_CALLS = f"start: {text_without(CALL_OPEN)}\n"
+HERMES_GRAMMAR = CallGrammar(OPENING, VALUES, ANY_ARGUMENTS, function_of, whole_answer, held_calls, NO_CALLS)

@@ -5,7 +5,7 @@ schema to an expression in Lark. It may not know the call around the value, nor 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -41,16 +41,35 @@ class NoGrammar(Exception):
 
 
 def text_terminal() -> str:
-    """The definition of `TEXT`: all up to the first line that ends a value, and its closing tag.
+    """The definition of `TEXT`: all up to the first line that ends a value, and its closing tag."""
+    free, begins, _ = _without((CLOSE,))
+    return f"{TEXT}: /{free}{begins}{_escaped(CLOSE[1:])}/"
 
-    The pattern spells out what `not containing` means, state by state, because a mask for such a pattern takes a tenth
-    of the time of one for a complement.
+
+def text_without(*words: str) -> str:
+    """An expression for every text that has none of the words in it. They begin alike, with a character that they have
+    nowhere else."""
+    free, begins, begun = _without(words)
+    return f"/{free}({begins}({begun})?)?/"
+
+
+def _without(words: Sequence[str]) -> tuple[str, str, str]:
+    """Patterns: a text without the words and not ending in a part of one; their first character, perhaps after such
+    parts; what follows it in a part of one.
+
+    They spell out what `not containing` means, state by state, because a mask for such a pattern takes a tenth of the
+    time of one for a complement.
     """
-    first, rest = _escaped(CLOSE[0]), CLOSE[1:]
-    begun = "|".join(_escaped(rest[:k]) for k in range(1, len(rest)))
-    left = "|".join(_escaped(rest[:k]) + f"[^{first}{_escaped(rest[k])}]" for k in range(len(rest)))
-    again = f"{first}((({begun})?{first}))*"
-    return f"{TEXT}: /([^{first}]|{again}({left}))*{again}{_escaped(rest)}/"
+    first, rests = _escaped(words[0][0]), [word[1:] for word in words]
+    parts = sorted({rest[:k] for rest in rests for k in range(len(rest))})
+    begun = "|".join(_escaped(part) for part in parts if part)
+    left = "|".join(f"{_escaped(part)}[^{first}{_escaped(_next_characters(part, rests))}]" for part in parts)
+    begins = f"{first}((({begun})?{first}))*"
+    return f"([^{first}]|{begins}({left}))*", begins, begun
+
+
+def _next_characters(part: str, rests: Iterable[str]) -> str:
+    return "".join(sorted({rest[len(part)] for rest in rests if rest.startswith(part)}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from engine.types import Constraint
+from server.chat.call_grammar import NO_CALLS
 from tests.support.api import Api
 from tests.support.event_streams import events_of
 from tests.support.fake_clock import post, run
@@ -172,7 +174,11 @@ def test_calls_that_must_come(choice: dict[str, Any]) -> None:
 
 
 def test_calls_that_may_not_come() -> None:
-    assert "weather" not in prompt_of(tools=[TOOL], tool_choice={"type": "none"})
+    api = Api(say(CALL))
+    answer = ask(api, tools=[TOOL], tool_choice={"type": "none"}).json()
+    assert [block["type"] for block in answer["content"]] == ["text"]
+    assert api.asked.constraint == Constraint(NO_CALLS)
+    assert prompt_of(tools=[TOOL], tool_choice={"type": "none"}) == prompt_of(tools=[TOOL])
 
 
 def test_tools_of_the_maker_are_passed_over(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from engine.types import Constraint
+from server.chat.call_grammar import NO_CALLS
 from tests.support.api import Api
 from tests.support.scripted_engine import TOKENIZER, say
 
@@ -108,12 +110,13 @@ def test_a_message_takes_a_tool_away() -> None:
     assert "The function fetch can no longer be called." in prompt_of(USER, system(removal), tools=[FETCH])
 
 
-def test_forbidden_calls_leave_no_tools_to_be_found() -> None:
+def test_tools_that_were_found_stay_where_calls_are_forbidden() -> None:
     result = {"role": "user", "content": [FOUND]}
     api = Api(say(CALL))
     answer = ask(api, *SEARCHED, result, tools=[DEFERRED, SEARCH], tool_choice={"type": "none"})
     assert [block["type"] for block in answer["content"]] == ["text"]
-    assert TOLD not in TOKENIZER.decode(api.asked.prompt_ids, skip_special_tokens=False)
+    assert TOLD in TOKENIZER.decode(api.asked.prompt_ids, skip_special_tokens=False)
+    assert api.asked.constraint == Constraint(NO_CALLS)
 
 
 def test_a_strict_schema_that_cannot_be_held_to_is_named_where_it_stands() -> None:

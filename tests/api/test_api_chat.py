@@ -272,10 +272,13 @@ def test_null_members_of_a_function_are_absent() -> None:
     assert "null" not in TOKENIZER.decode(api.asked.prompt_ids)
 
 
-def test_tool_choice_none_hides_the_tools_from_the_model() -> None:
+def test_with_tool_choice_none_the_prompt_stays_as_it_was() -> None:
     api = Api()
-    api.chat(tools=[WEATHER], tool_choice="none")
-    assert "weather" not in TOKENIZER.decode(api.asked.prompt_ids)
+    for choice in ("auto", "none"):
+        api.chat(tools=[WEATHER], tool_choice=choice)
+    first, second = api.engine.requests
+    assert second.prompt_ids == first.prompt_ids
+    assert "weather" in TOKENIZER.decode(second.prompt_ids)
 
 
 def test_continue_final_message() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.types import Constraint
-from server.chat.call_grammar import OPENING
+from server.chat.call_grammar import NO_CALLS, OPENING
 from tests.support.api import WEATHER, Api
 from tests.support.scripted_engine import ScriptedEngine, say
 
@@ -47,7 +47,20 @@ def constraint_of(api: Api, **body: Any) -> Constraint | None:
 def test_free_text_is_not_held() -> None:
     assert constraint_of(Api()) is None
     assert constraint_of(Api(), response_format={"type": "text"}, structured_outputs=None) is None
-    assert constraint_of(Api(), tools=[WEATHER], tool_choice="none") is None
+    assert constraint_of(Api(), tool_choice="none") is None
+
+
+@pytest.mark.parametrize("strict", ["off", "on"])
+def test_a_text_without_calls(strict: str) -> None:
+    constraint = constraint_of(Api(tool_strict=strict), tools=[ODD], tool_choice="none")
+    assert constraint == Constraint(NO_CALLS)
+
+
+def test_a_text_without_calls_that_cannot_be_held_to_is_left_free(caplog: pytest.LogCaptureFixture) -> None:
+    engine = PickyEngine()
+    engine.words = ("start",)
+    assert constraint_of(Api(engine=engine), tools=[ODD], tool_choice="none") is None
+    assert "tool_choice in a request cannot be held to" in caplog.text
 
 
 def test_required_calls_are_the_whole_answer() -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from engine.types import Constraint
+from server.chat.call_grammar import NO_CALLS
 from server.dialects.responses.offer import offer_of
 from server.service import WarnOnce
 from tests.support.api import Api
@@ -143,8 +145,17 @@ def test_calls_that_may_come() -> None:
     api = Api(say(f"{CALL}\n{CALL}"))
     assert len(calls_of(answered(api, tools=[WEATHER]))) == 2
     assert len(calls_of(answered(api, tools=[WEATHER], parallel_tool_calls=False))) == 1
-    assert offered(WEATHER, tool_choice="none") == []
-    assert answered(api, tools=[WEATHER], tool_choice="none")["tool_choice"] == "none"
+
+
+def test_calls_that_may_not_come() -> None:
+    api = Api(say(CALL))
+    response = answered(api, tools=[WEATHER, AGENTS], tool_choice="none")
+    assert response["tool_choice"] == "none"
+    assert not calls_of(response)
+    assert api.asked.constraint == Constraint(NO_CALLS)
+    assert offered(WEATHER, AGENTS, tool_choice="none") == offered(WEATHER, AGENTS)
+    assert answered(api, tool_choice="none")["tool_choice"] == "none"
+    assert api.asked.constraint is None
 
 
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (

@@ -5,6 +5,7 @@ The bundled model and one of random weights, which would never write a call of i
 
 import asyncio
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from random import Random
@@ -93,6 +94,32 @@ def test_sixty_tools_at_once(daemon: Daemon) -> None:
     tools = [tool(Random(number), f"tool_{number}") for number in range(60)]
     bodies = [_body(tools, seed, tool_choice="required") for seed in range(2)]
     assert sum(_check(choice, tools) for choice in asyncio.run(_ask_all(daemon, bodies))) > 0
+
+
+READ_FILE: dict[str, Any] = {
+    "name": "read_file",
+    "description": "Read a file",
+    "parameters": {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]},
+}
+
+
+def test_forbidden_calls_do_not_come_and_the_prompt_is_not_read_again(daemon: Daemon) -> None:
+    body = _body([Tool("read_file", READ_FILE)], 0, temperature=0)
+    body["messages"][0]["content"] = "Please read src/main.py"
+    [choice] = asyncio.run(_ask_all(daemon, [body]))
+    is_random = "tool_calls" not in choice["message"]  # the bundled model does what it is asked
+    seeds = [{"seed": seed, "temperature": 1.0, "max_tokens": 60} for seed in range(8)]
+    response = httpx.post(f"{daemon.url}/v1/chat/completions", json={**body, "tool_choice": "none"}, timeout=600)
+    usage = response.json()["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] > usage["prompt_tokens"] // 2
+    for answer in [
+        response.json()["choices"][0],
+        *asyncio.run(_ask_all(daemon, [{**body, "tool_choice": "none", **seed} for seed in seeds])),
+    ]:
+        assert answer["finish_reason"] in ("stop", "length")
+        assert "tool_calls" not in answer["message"]
+        assert not re.search("<tool_call>|<function=", answer["message"]["content"])
+        assert is_random or answer["message"]["content"]
 
 
 @pytest.mark.parametrize("num_schemas", [16, pytest.param(500, marks=pytest.mark.slow)])

@@ -18,10 +18,9 @@ from server.dialects.anthropic.conversation import ConversationReader
 from server.dialects.anthropic.encoder import MessageEncoder
 from server.dialects.anthropic.parameters import COUNTING, PARAMETERS
 from server.dialects.anthropic.schema import MessagesRequest, PromptFields
-from server.dialects.anthropic.tools import NO_OFFER, offer_of
+from server.dialects.anthropic.tools import offer_of
 from server.dialects.anthropic.translate import (
     call_policy,
-    forbids_calls,
     output_of,
     sampling_of,
     session_of,
@@ -60,7 +59,8 @@ async def messages(request: Request) -> Response:
         told_tools=asked.told_tools,
     )
     generation = await ask(request, question)
-    may_call_instead = question.form is not None and bool(asked.conversation.tools or asked.told_tools)
+    may_call = bool(asked.conversation.tools or asked.told_tools) and not asked.policy.is_forbidden
+    may_call_instead = question.form is not None and may_call
     max_model_len = service.engine.info.max_model_len
     encoder = MessageEncoder(record_of(request).request_id, model, max_model_len, opens_text=not may_call_instead)
     return await answer(request, generation, encoder, body.stream)
@@ -92,10 +92,10 @@ class _Understood:
 
 def _understood(service: Service, body: PromptFields) -> _Understood:
     offer = offer_of(body.tools, service.warnings)
-    reader = ConversationReader(NO_OFFER if forbids_calls(body) else offer, service.warnings)
+    reader = ConversationReader(offer, service.warnings)
     conversation = reader.read(body)
-    told_tools = () if forbids_calls(body) else reader.told_of
-    return _Understood(conversation, told_tools, call_policy(body, (*conversation.tools, *told_tools)))
+    policy = call_policy(body, (*conversation.tools, *reader.told_of))
+    return _Understood(conversation, reader.told_of, policy)
 
 
 def _scope(request: Request, service: Service, body: PromptFields, session: str | None) -> CacheScope:

@@ -32,9 +32,6 @@ class Offer:
     deferred: Mapping[str, Tool]
 
 
-NO_OFFER = Offer((), {})
-
-
 def offer_of(tools: tuple[ToolBody, ...], warnings: WarnOnce) -> Offer:
     """What a request offers. Tools of the maker's models and servers do not exist here and are passed over, but not
     where nothing else is on offer: Claude Code asks so for a search, and would take an answer for what was found.

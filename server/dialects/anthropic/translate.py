@@ -17,20 +17,17 @@ from server.sampling import sampling_params
 from server.validation import shorten
 
 
-def forbids_calls(body: PromptFields) -> bool:
-    """Whether the client wants none. Then the model is told of no tools."""
-    return body.tool_choice is not None and body.tool_choice.type == "none"
-
-
 def call_policy(body: PromptFields, tools: Sequence[Tool]) -> CallPolicy:
-    """Whether the model has to call a tool, and which of those that it was told of.
+    """Whether the model may or has to call a tool, and which of those that it was told of.
 
     Raises:
         InvalidRequest: a choice that makes no sense.
     """
     choice = body.tool_choice
-    if choice is None or choice.type == "none":
+    if choice is None:
         return CallPolicy()
+    if choice.type == "none":
+        return CallPolicy(is_forbidden=True)
     several = not choice.disable_parallel_tool_use
     if choice.type == "auto":
         return CallPolicy(several=several)

@@ -160,8 +160,7 @@ async def count_tokens(request: Request) -> Response:
     """POST /v1/chat/completions/input_tokens: what a chat request's prompt would cost."""
     service = service_of(request)
     body = await _read(request, service, ChatCompletionRequest)
-    tools = () if body.tool_choice == "none" else tools_of(body.tools)
-    prompt = await service.prompts.chat(conversation_of(body, tools), _salt(request, service, body))
+    prompt = await service.prompts.chat(conversation_of(body, tools_of(body.tools)), _salt(request, service, body))
     return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 
 

@@ -117,7 +117,7 @@ def _spelled_by_others(body: GenerationFields) -> Iterator[TextForm]:
 
 
 def offered_tools(body: ChatCompletionRequest) -> tuple[tuple[Tool, ...], CallPolicy]:
-    """The tools the model is told of, none when the client forbids calls, and whether it has to call one.
+    """The tools the model is told of, and whether it may or has to call one.
 
     Raises:
         InvalidRequest: a choice that makes no sense.
@@ -125,7 +125,7 @@ def offered_tools(body: ChatCompletionRequest) -> tuple[tuple[Tool, ...], CallPo
     tools = tools_of(body.tools)
     choice, several = body.tool_choice, body.parallel_tool_calls
     if choice == "none":
-        return (), CallPolicy()
+        return tools, CallPolicy(is_forbidden=True)
     if choice in (None, "auto"):
         return tools, CallPolicy(several=several)
     if choice == "required":

@@ -33,7 +33,7 @@ class Called:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Tools on offer, whether the model is to call them, and what the client calls each."""
+    """Tools on offer, whether the model may or has to call them, and what the client calls each."""
 
     tools: tuple[Tool, ...] = ()
     policy: CallPolicy = field(default_factory=CallPolicy)
@@ -52,7 +52,7 @@ def flat_name(name: str, namespace: str | None) -> str:
 
 
 def offer_of(tools: tuple[dict[str, Any], ...], choice: Any, several: bool, warnings: WarnOnce) -> Offer:
-    """What is on offer, and what the choice makes of it: nothing where the client forbids calls.
+    """What is on offer, and what the choice makes of it.
 
     Raises:
         InvalidRequest: a tool that is none, two that the model could not tell apart, a choice that makes no sense.
@@ -63,8 +63,6 @@ def offer_of(tools: tuple[dict[str, Any], ...], choice: Any, several: bool, warn
         if names.setdefault(tool.name, called) != called:
             raise InvalidRequest(f"{tool.path} has the name of another tool, {tool.name}.", param=tool.path)
         offered.append(tool)
-    if choice == "none":
-        return Offer(names=names)
     return Offer(tuple(offered), _policy(choice, several, names), names)
 
 
@@ -167,6 +165,8 @@ def _text(value: Mapping[str, Any], name: str, path: str) -> str | None:
 def _policy(choice: Any, several: bool, names: Mapping[str, Called]) -> CallPolicy:
     if choice in (None, "auto"):
         return CallPolicy(several=several)
+    if choice == "none":
+        return CallPolicy(is_forbidden=True)
     if not names:
         raise InvalidRequest("tool_choice asks for a call, but the request offers no tools.", param="tool_choice")
     if choice == "required":

@@ -1,6 +1,7 @@
 """What texts a parameter's grammar admits, and which schemas have none."""
 
 import contextlib
+import itertools
 import json
 import re
 from typing import Any
@@ -17,7 +18,7 @@ from server.chat.call_grammar import function_of, held_calls, single_value, whol
 from server.chat.call_markup import HELD_VALUE_CLOSE as CLOSE
 from server.chat.call_pieces import CallArguments
 from server.chat.conversation import Tool
-from server.chat.value_grammar import FREE_TEXT, TEXT, NoGrammar, text_terminal, value_grammar
+from server.chat.value_grammar import FREE_TEXT, TEXT, NoGrammar, text_terminal, text_without, value_grammar
 from tests.support.grammar_walks import EOS, TOKENS, vocabulary
 
 CONSTRAINTS = Constraints(vocabulary, (EOS,))
@@ -41,6 +42,23 @@ def test_text_ends_with_the_first_line_that_closes_it() -> None:
         text = "".join(pieces[number // len(pieces) ** i % len(pieces)] for i in range(4)) + CLOSE
         end = text.index(CLOSE) + len(CLOSE)
         assert (pattern.fullmatch(text) is not None) == (end == len(text)), text
+
+
+@pytest.mark.parametrize("words", [("<ab>",), ("<ab>", "<c="), ("<ab>", "<ac", "<b")])
+def test_text_without_words(words: tuple[str, ...]) -> None:
+    pattern = re.compile(text_without(*words)[1:-1], re.DOTALL)
+    for text in map("".join, itertools.product("<abc>=\n", repeat=6)):
+        assert (pattern.fullmatch(text) is None) == any(word in text for word in words), text
+
+
+@pytest.mark.parametrize("call_format", CallFormat)
+def test_no_calls(call_format: CallFormat) -> None:
+    grammar = call_grammar_of(call_format).no_calls
+    for text in ("", "a < b", "<tool_call", "see <tool_cal<l> and\n</tool_call>\n<function>", "<"):
+        assert admits(grammar, text)
+    for text in ("<tool_call>", "I look.\n<tool_call>\n", "<<tool_call>"):
+        assert not admits(grammar, text)
+    assert admits(grammar, "I look.\n<function=f>") == (call_format is CallFormat.HERMES)
 
 
 @pytest.mark.parametrize("call_format", CallFormat)
