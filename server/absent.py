@@ -3,8 +3,9 @@
 Knows paths and reasons, no dialect.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
+from typing import TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -12,6 +13,8 @@ from starlette.responses import Response
 
 from server.errors import ApiError, InvalidRequest
 from server.validation import shorten
+
+T = TypeVar("T")
 
 _NO_EMBEDDINGS = "embeddings: the model served here generates text"
 _NO_SOUND = "audio: the model served here neither hears nor speaks"
@@ -81,14 +84,20 @@ _MEDIA = frozenset(
 
 
 def unseen(kind: object) -> str | None:
-    """What the model is told in place of a picture or file in a tool's result or an earlier message; None for what is
-    neither.
+    """What the model is told in place of a picture or file that is left out; None for what is neither."""
+    known = isinstance(kind, str) and kind in _MEDIA
+    return f"[Left out: a part of the type {kind}. You can read only text.]" if known else None
+
+
+def num_left_out(messages: Sequence[T], has_result: Callable[[T], bool]) -> int:
+    """From how many messages, counted from the first, pictures and files are left out. Those of the last one are not,
+    but for what a tool brought: in its result, or in a message after it, for not every dialect has a place there.
 
     Agents look at pictures of their own accord, and what was said comes with every later request: a refusal would be
     the conversation's end.
     """
-    known = isinstance(kind, str) and kind in _MEDIA
-    return f"[Left out: a part of the type {kind}. You can read only text.]" if known else None
+    is_brought = any(map(has_result, messages[-2:]))
+    return len(messages) - (not is_brought)
 
 
 def unreadable_part(kind: object, path: str) -> InvalidRequest:

@@ -74,6 +74,22 @@ class ChatQuestion:
     prompt_param: str = "messages"
     told_tools: tuple[Tool, ...] = ()
 
+    @property
+    def held_form(self) -> TextForm | None:
+        """The form that the answer's text must have, where it may be a text."""
+        return None if self.policy.is_required else self.form
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """All that the model was told of."""
+        return (*self.conversation.tools, *self.told_tools)
+
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        """Those of them that the answer may call."""
+        has_room = self.held_form is None or self.held_form.leaves_room_for_calls
+        return self.tools if has_room and not self.policy.is_forbidden else ()
+
 
 async def ask(request: Request, question: ChatQuestion) -> Generation:
     """Render, constrain and admit a chat request.
@@ -82,18 +98,14 @@ async def ask(request: Request, question: ChatQuestion) -> Generation:
         ApiError: it cannot be served, or not now.
     """
     service = service_of(request)
-    tools = (*question.conversation.tools, *question.told_tools)
-    policy, form = question.policy, question.form
-    constraint = await service.constrainer.constraint(tools, policy, form)
-    held_form = None if policy.is_required else form
-    may_call = not policy.is_forbidden and (held_form is None or held_form.leaves_room_for_calls)
+    constraint = await service.constrainer.constraint(question.tools, question.policy, question.form)
     output = replace(
         question.output,
-        tools=tools if may_call else (),
-        text_has_form=held_form is not None,
+        tools=question.callable_tools,
+        text_has_form=question.held_form is not None,
         call_format=service.model.call_format,
         calls_are_held=constraint is not None,
-        max_tool_calls=None if policy.several else 1,
+        max_tool_calls=None if question.policy.several else 1,
     )
     prompt = await service.prompts.chat(question.conversation, question.scope.salt)
     job = GenerationJob(

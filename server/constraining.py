@@ -44,7 +44,7 @@ class Constrainer:
         """
         try:
             if form is not None and not policy.is_required:
-                return await self._text(form, () if policy.is_forbidden else tools, policy)
+                return await self._text(form, tools, policy)
             if policy.is_forbidden:
                 return await self._no_calls() if tools else None
             if policy.is_required or (tools and (self._holds_calls or any(_is_strict(tool) for tool in tools))):
@@ -60,7 +60,7 @@ class Constrainer:
         constraint = Constraint(form_grammar(form))
         if problem := await self._problem(constraint):
             raise NoGrammar(problem, form.path)
-        if not tools or not form.leaves_room_for_calls:
+        if not tools or policy.is_forbidden or not form.leaves_room_for_calls:
             return constraint
         return await self._calls(tools, policy, json_of(form)) or constraint
 

@@ -19,7 +19,7 @@ from server.model import ServedModel
 T = TypeVar("T")
 
 _FRAME = 20  # characters that take as long to render as what stands around a message, a call or a prompt
-THREAD_CHARACTERS = 64 * 1024
+_THREAD_CHARACTERS = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class PromptEncoder:
         calls = (call for message in conversation.messages for call in message.tool_calls)
         size += sum(len(str(call.arguments)) + _FRAME for call in calls)
         size += sum(len(str(tool.spec)) for tool in conversation.tools)
-        return await _run(lambda: self._render(conversation, salt), size)
+        return await in_thread_if_long(lambda: self._render(conversation, salt), size)
 
     async def raw(self, prompts: Sequence[str | tuple[int, ...]]) -> tuple[Prompt, ...]:
         """Raw prompts, in which control tokens may be written out (fill-in-the-middle needs that).
@@ -62,11 +62,13 @@ class PromptEncoder:
         Encoded together: many short texts would hold up the event loop as much as one long one.
         """
         size = sum(len(prompt) + _FRAME for prompt in prompts)
-        return await _run(lambda: tuple(Prompt(self._ids(prompt)) for prompt in prompts), size)
+        return await in_thread_if_long(lambda: tuple(Prompt(self._ids(prompt)) for prompt in prompts), size)
 
     async def plain(self, text: str) -> tuple[int, ...]:
         """The ids of a text in which control tokens are text."""
-        return await _run(lambda: tuple(self._model.tokenizer.encode(text, parse_special=False)), len(text))
+        return await in_thread_if_long(
+            lambda: tuple(self._model.tokenizer.encode(text, parse_special=False)), len(text)
+        )
 
     async def fill(
         self,
@@ -88,14 +90,14 @@ class PromptEncoder:
         if files and not fim.takes_files:
             raise _no_marks("This model fills no gap beside other files: its vocabulary has no marks for these.", param)
         size = len(prefix) + len(suffix) + len(line or "") + sum(len(name) + len(text) for name, text in files)
-        ids, ends = await _run(lambda: fim.prompt_ids(prefix, suffix, line, files), size)
+        ids, ends = await in_thread_if_long(lambda: fim.prompt_ids(prefix, suffix, line, files), size)
         return Prompt(tuple(ids), tuple(ends))
 
     async def fill_each(self, prefixes: Sequence[str], suffix: str) -> tuple[Prompt, ...]:
         """As `fill`, for several texts before the same other one."""
         fim = self._marks("suffix")
         size = sum(len(prefix) + len(suffix) + _FRAME for prefix in prefixes)
-        filled = await _run(lambda: [fim.prompt_ids(prefix, suffix) for prefix in prefixes], size)
+        filled = await in_thread_if_long(lambda: [fim.prompt_ids(prefix, suffix) for prefix in prefixes], size)
         return tuple(Prompt(tuple(ids), tuple(ends)) for ids, ends in filled)
 
     def _marks(self, param: str) -> FillInTheMiddle:
@@ -105,7 +107,7 @@ class PromptEncoder:
 
     async def decode(self, ids: tuple[int, ...]) -> str:
         """The text of token ids, control tokens included."""
-        return await _run(lambda: self._model.tokenizer.decode(ids, skip_special_tokens=False), len(ids))
+        return await in_thread_if_long(lambda: self._model.tokenizer.decode(ids, skip_special_tokens=False), len(ids))
 
     def _ids(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
         return tuple(self._model.tokenizer.encode(prompt, parse_special=True)) if isinstance(prompt, str) else prompt
@@ -152,6 +154,6 @@ def _no_marks(message: str, param: str) -> InvalidRequest:
     return InvalidRequest(message, param=param, code="no_fill_in_the_middle")
 
 
-async def _run(work: Callable[[], T], num_characters: int) -> T:
-    """A thread costs more than encoding a short text does."""
-    return await asyncio.to_thread(work) if num_characters > THREAD_CHARACTERS else work()
+async def in_thread_if_long(work: Callable[[], T], num_characters: int) -> T:
+    """Work that takes as long as encoding so many characters: for few of them a thread would cost more."""
+    return await asyncio.to_thread(work) if num_characters > _THREAD_CHARACTERS else work()

@@ -6,7 +6,7 @@ Knows the schema and the conversation, nothing of tokens or sampling.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from server.absent import unreadable_part, unseen
+from server.absent import num_left_out, unreadable_part, unseen
 from server.chat.conversation import Conversation, Message, Tool, ToolCall
 from server.dialects.anthropic.blocks import Block, blocks_of, headed, id_of, name_of, string_of
 from server.dialects.anthropic.schema import MessageBody, PromptFields
@@ -52,10 +52,9 @@ class ConversationReader:
         """
         system = self._text_of(body.system, "system")
         messages = [Message("system", system)] if system else []
-        last = len(body.messages) - 1
-        is_brought = any(map(_has_result, body.messages[-2:]))
+        num_without = num_left_out(body.messages, _has_result)
         for index, message in enumerate(body.messages):
-            messages += self._messages(message, f"messages[{index}]", leaves_out=is_brought or index < last)
+            messages += self._messages(message, f"messages[{index}]", leaves_out=index < num_without)
         is_unfinished = body.messages[-1].role == "assistant"
         return Conversation(tuple(messages), self._offer.tools, continue_final_message=is_unfinished)
 
@@ -144,7 +143,6 @@ class ConversationReader:
 
 
 def _has_result(message: MessageBody) -> bool:
-    """Whether pictures in it, or in the message after it, are what a tool brought."""
     blocks = message.content if isinstance(message.content, list) else []
     return any(isinstance(block, dict) and block.get("type") == "tool_result" for block in blocks)
 

@@ -59,8 +59,7 @@ async def messages(request: Request) -> Response:
         told_tools=asked.told_tools,
     )
     generation = await ask(request, question)
-    may_call = bool(asked.conversation.tools or asked.told_tools) and not asked.policy.is_forbidden
-    may_call_instead = question.form is not None and may_call
+    may_call_instead = question.form is not None and bool(question.callable_tools)
     max_model_len = service.engine.info.max_model_len
     encoder = MessageEncoder(record_of(request).request_id, model, max_model_len, opens_text=not may_call_instead)
     return await answer(request, generation, encoder, body.stream)

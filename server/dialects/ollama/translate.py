@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from engine.types import SamplingParams
-from server.absent import unseen
+from server.absent import num_left_out, unseen
 from server.chat.answer_form import ANY_OBJECT, TextForm
 from server.chat.conversation import Conversation, Message, ToolCall
 from server.chat.model_files import GenerationDefaults
@@ -29,10 +29,9 @@ def chat_conversation(body: ChatRequest) -> Conversation:
     Raises:
         InvalidRequest: names what cannot be read.
     """
-    last = len(body.messages) - 1
-    is_brought = any(message.role == "tool" for message in body.messages[-2:])
+    num_without = num_left_out(body.messages, lambda message: message.role == "tool")
     messages = tuple(
-        _message(message, f"messages[{index}]", leaves_out=is_brought or index < last)
+        _message(message, f"messages[{index}]", leaves_out=index < num_without)
         for index, message in enumerate(body.messages)
     )
     tools = tuple(function_tool(tool.type, tool.function, f"tools[{index}]") for index, tool in enumerate(body.tools))

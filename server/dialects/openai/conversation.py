@@ -5,6 +5,7 @@ Knows the schema and the conversation, nothing of tokens or sampling.
 
 from collections.abc import Mapping
 
+from server.absent import num_left_out
 from server.chat.conversation import Conversation, Message, Role, Tool, ToolCall
 from server.content import flat_text
 from server.dialects.openai.schema import ChatCompletionRequest, MessageBody, TemplateFields, ToolBody, ToolCallBody
@@ -27,10 +28,9 @@ def conversation_of(body: ChatCompletionRequest | TemplateFields, tools: tuple[T
     Raises:
         InvalidRequest: names the message or option that cannot be rendered.
     """
-    last = len(body.messages) - 1
-    is_brought = any(message.role == "tool" for message in body.messages[-2:])  # or shown by a message after the result
+    num_without = num_left_out(body.messages, lambda message: message.role == "tool")
     messages = tuple(
-        _message(message, f"messages[{index}]", leaves_out=is_brought or index < last)
+        _message(message, f"messages[{index}]", leaves_out=index < num_without)
         for index, message in enumerate(body.messages)
     )
     kwargs = dict(body.chat_template_kwargs)

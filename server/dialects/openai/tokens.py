@@ -3,7 +3,6 @@
 Load and evaluation tools, and editors that count before they ask, look here.
 """
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -20,10 +19,10 @@ from server.errors import InvalidRequest
 from server.json_text import json_response
 from server.openapi import described
 from server.parameters import AnyBody, Body, Many
-from server.prompts import Prompt
+from server.prompts import Prompt, in_thread_if_long
 from server.service import Service, service_of
 
-_THREAD_TOKENS = 4096  # so many are written out in a thread
+_TOKEN = 16  # characters that take as long to encode as a token takes to write out
 
 
 class TemplateRequest(TemplateFields):
@@ -129,7 +128,7 @@ async def tokenize(request: Request) -> Response:
         tokens = [*pieces] if body.with_pieces else ids
         return json_response({"count": len(ids), "max_model_len": max_model_len, "tokens": tokens, "token_strs": names})
 
-    return await asyncio.to_thread(told) if len(ids) > _THREAD_TOKENS else told()
+    return await in_thread_if_long(told, len(ids) * _TOKEN)
 
 
 def _piece(raw: bytes) -> str | list[int]:
@@ -160,7 +159,7 @@ async def count_tokens(request: Request) -> Response:
     """POST /v1/chat/completions/input_tokens: what a chat request's prompt would cost."""
     service = service_of(request)
     body = await _read(request, service, ChatCompletionRequest)
-    prompt = await service.prompts.chat(conversation_of(body, tools_of(body.tools)), _salt(request, service, body))
+    prompt = await _rendered(request, service, body)
     return json_response({"object": "response.input_tokens", "input_tokens": len(prompt.ids)})
 
 
@@ -186,10 +185,7 @@ async def _read(request: Request, service: Service, schema: type[AnyBody]) -> An
     return body
 
 
-async def _rendered(request: Request, service: Service, body: TemplateFields) -> Prompt:
+async def _rendered(request: Request, service: Service, body: TemplateFields | ChatCompletionRequest) -> Prompt:
     """The prompt that a chat request with these messages would have, remembered answers in their own tokens."""
-    return await service.prompts.chat(conversation_of(body, tools_of(body.tools)), _salt(request, service, body))
-
-
-def _salt(request: Request, service: Service, body: TemplateFields | ChatCompletionRequest) -> str:
-    return cache_scope(request, body.cache_salt, None, service.settings.share_cache_across_keys).salt
+    scope = cache_scope(request, body.cache_salt, None, service.settings.share_cache_across_keys)
+    return await service.prompts.chat(conversation_of(body, tools_of(body.tools)), scope.salt)

@@ -230,9 +230,10 @@ def texts_of(body: CompletionRequest, prompts: Sequence[str | tuple[int, ...]]) 
     texts = tuple(prompt for prompt in prompts if isinstance(prompt, str))
     if len(texts) < len(prompts):
         raise InvalidRequest("prompt must be text where there is a suffix.", param="prompt")
-    if len(texts) * len(body.suffix) > _MOST_OF_SUFFIXES:
+    num_characters = len(texts) * len(body.suffix)
+    if num_characters > _MOST_OF_SUFFIXES:
         raise InvalidRequest(
-            f"The suffix stands in each of {len(texts)} prompts: that is {len(texts) * len(body.suffix)} characters, "
+            f"The suffix stands in each of {len(texts)} prompts: that is {num_characters} characters, "
             f"of at most {_MOST_OF_SUFFIXES}. Send fewer at once.",
             param="suffix",
         )

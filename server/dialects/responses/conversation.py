@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from server.absent import num_left_out
 from server.chat.conversation import Conversation, Message, Role, Tool, ToolCall
 from server.content import flat_text
 from server.dialects.responses.offer import INPUT, flat_name
@@ -85,9 +86,9 @@ def conversation_of(
     for index, item in enumerate(earlier):
         messages += _messages(item, f"previous_response_id, item {index}", warn, leaves_out=True)
     new = [*items]
-    is_brought = any(item.get("type") in _OUTPUTS for item in new[-2:])  # or shown by a message after the output
+    num_without = num_left_out(new, lambda item: item.get("type") in _OUTPUTS)
     for index, item in enumerate(new):
-        messages += _messages(item, f"input[{index}]", warn, leaves_out=is_brought or index < len(new) - 1)
+        messages += _messages(item, f"input[{index}]", warn, leaves_out=index < num_without)
     if not messages:
         raise InvalidRequest("input must have an item that says something.", param="input")
     return Conversation(tuple(_turns(_with_one_system(messages))), tools)
